@@ -1,0 +1,172 @@
+"""What amsam asks of a segmentation model: encode once, prompt many, remember and recall.
+
+Owns the tensor types that travel between methods and models. Knows no files and no particular network.
+Letters: B batch, C channel width, S frame side in pixels, h x w feature grid (S/16), s logit side (S/4), N points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+class Batched:
+    """A frozen dataclass of tensors that share their first axis."""
+
+    def __len__(self) -> int:
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                return int(value.shape[0])
+        raise TypeError(f"{type(self).__name__} holds no tensor")
+
+    def _map(self, function: object) -> Self:
+        changed = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                changed[field.name] = function(value)  # type: ignore[operator]
+            elif isinstance(value, tuple) and value and isinstance(value[0], Tensor):
+                changed[field.name] = tuple(function(item) for item in value)  # type: ignore[operator]
+        return replace(self, **changed)  # type: ignore[type-var]
+
+    def rows(self, index: Tensor | slice | Sequence[int]) -> Self:
+        """Return the rows `index`, of every tensor alike."""
+        return self._map(lambda tensor: tensor[index])
+
+    def repeat(self, times: int) -> Self:
+        """Return every row `times` times in place: rows 0, 0, 1, 1, … for `times` = 2."""
+        return self._map(lambda tensor: tensor.repeat_interleave(times, dim=0))
+
+    def to(self, target: torch.device | str | torch.dtype) -> Self:
+        """Return it on another device or in another floating-point type."""
+        return self._map(lambda tensor: tensor.to(target) if tensor.is_floating_point() else tensor)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """Return the parts joined along the batch."""
+        joined: dict[str, object] = {}
+        for field in fields(cls):  # type: ignore[arg-type]
+            values = [getattr(part, field.name) for part in parts]
+            if isinstance(values[0], Tensor):
+                joined[field.name] = torch.cat(values)
+            elif isinstance(values[0], tuple) and values[0] and isinstance(values[0][0], Tensor):
+                joined[field.name] = tuple(torch.cat(column) for column in zip(*values, strict=True))
+        return replace(parts[0], **joined)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompts(Batched):
+    """What tells the decoder where to look; one row per mask wanted.
+
+    Attributes:
+        points: (B, N, 2) float32, xy, frame pixels; rows with fewer points are padded.
+        point_labels: (B, N) int: 1 positive, 0 negative, 2 and 3 the corners of a box, -1 padding.
+        dense: (B, C), each row's learned prompt, broadcast over the grid; None = the model's own "no mask" prompt.
+
+    A box is its two corners as points labelled 2 and 3, before the other points, as SAM 2 encodes it.
+    """
+
+    points: Tensor
+    point_labels: Tensor
+    dense: Tensor | None = None
+
+    @classmethod
+    def empty(cls, rows: int, *, device: torch.device | str = "cpu", dense: Tensor | None = None) -> Prompts:
+        """Return `rows` prompts without points or boxes."""
+        points = torch.zeros(rows, 1, 2, device=device)
+        return cls(points, torch.full((rows, 1), -1, dtype=torch.int32, device=device), dense)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding(Batched):
+    """What the image encoder made of frames.
+
+    Attributes:
+        features: (B, C, h, w).
+        detail: higher-resolution maps the decoder wants beside them, model-owned; may be empty.
+    """
+
+    features: Tensor
+    detail: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Memory(Batched):
+    """One remembered frame and its mask, as tokens for memory attention.
+
+    Attributes:
+        map: (B, Cm, h, w).
+        pointer: (B, C), the object's token.
+        mask: (B, 1, h, w), the mask it was made from, in [0, 1], for calibration against it.
+        age: 0 for a conditioning frame (support, pseudo, key slice); 1, 2, … slices back for a tracked one.
+    """
+
+    map: Tensor
+    pointer: Tensor
+    mask: Tensor
+    age: int = 0
+
+    def aged(self, age: int) -> Memory:
+        """Return the same memory at another age."""
+        return replace(self, age=age)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded(Batched):
+    """What the mask decoder says.
+
+    Attributes:
+        logits: (B, 1, s, s), positive inside; s is a quarter of the frame side.
+        score: (B,), predicted IoU.
+        presence: (B,), logit of "the object is in this frame"; +10 where a model has no such head.
+    """
+
+    logits: Tensor
+    score: Tensor
+    presence: Tensor
+
+
+@runtime_checkable
+class PromptableModel(Protocol):
+    """A frozen image encoder and a promptable mask decoder."""
+
+    name: str
+    image_size: int
+    width: int
+    """C: channels of features, prompts and pointers."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The whole network; its state dict is what a checkpoint holds."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+
+    def encode(self, pixels: Tensor) -> Embedding:
+        """Return features of `pixels` (B, 3, S, S) float32 in [0, 1]; no gradients."""
+
+    def decode(self, embedding: Embedding, prompts: Prompts) -> Decoded:
+        """Return one mask per row; row i of `prompts` asks row i of `embedding`. Differentiable."""
+
+    def no_prompt(self) -> Tensor:
+        """Return the model's own dense prompt (C,) for "nothing is known": where a learned prompt starts."""
+
+    def adaptable(self) -> Mapping[str, nn.Module]:
+        """Return what LoRA may touch: "decoder", "encoder" and, for memory models, "memory" -> module."""
+
+
+@runtime_checkable
+class MemoryModel(PromptableModel, Protocol):
+    """A promptable model that can carry a mask from frame to frame."""
+
+    def remember(self, embedding: Embedding, mask: Tensor) -> Memory:
+        """Return the memory of frames with masks (B, 1, S, S) in [0, 1], soft ones allowed."""
+
+    def recall(self, embedding: Embedding, bank: Sequence[Memory], prompts: Prompts | None = None) -> Decoded:
+        """Return masks decoded after attending to `bank`; every memory has the batch of `embedding`."""
