@@ -1,0 +1,1 @@
+"""The two papers, one box of their figures per file."""

@@ -6,12 +6,15 @@ Letters: B batch, C channel width, S frame side in pixels, h x w feature grid (S
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+OnStep = Callable[[str, int, int], None]
+"""Told about progress: name of the stage, steps done, steps in all."""
 
 
 class Batched:

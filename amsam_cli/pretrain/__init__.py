@@ -1,0 +1,1 @@
+"""The recipe of the built-in weights: invented anatomies, episodes, objectives, the training run."""

@@ -1,0 +1,199 @@
+"""Episodes for in-context learning: supports with masks and queries, rendered from anatomies in random looks.
+
+One anatomy is seen in several differently deformed, differently textured "patients", or in neighbouring slices of one.
+Contrast, texture, bias, blur, resolution and noise are drawn at random (Billot et al., SynthSeg, 2023), so that what is
+learned is "the thing shown in the supports", not any organ or scanner. Knows torch only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from amsam_cli.pretrain.anatomy import smooth_noise, uniform
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Episodes:
+    """A batch of tasks. The first `supports` frames of each are shown with their masks, the others are asked for.
+
+    Attributes:
+        pixels: (B, T, 3, S, S) float32 in [0, 1].
+        masks: (B, T, 1, S, S) float32, 0 or 1: one target label per episode.
+        supports: K.
+        consecutive: whether the queries are neighbouring slices of one patient, in order.
+    """
+
+    pixels: Tensor
+    masks: Tensor
+    supports: int
+    consecutive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to draw: `episodes` tasks of `supports` + `queries` frames of `image_size` pixels."""
+
+    episodes: int = 16
+    supports: int = 2
+    queries: int = 2
+    image_size: int = 128
+    consecutive: bool = False
+
+    @property
+    def frames(self) -> int:
+        """Frames of one episode."""
+        return self.supports + self.queries
+
+
+def render(fields: Tensor, plan: Plan, generator: torch.Generator, image: Tensor | None = None) -> Episodes:
+    """Return episodes over anatomies `fields` (B, L, Z, G, G), one anatomy each.
+
+    With `image` (B, 1, Z, G, G) in [0, 1] the look is that of a real scan, deformed and re-contrasted; otherwise
+    it is invented from the labels.
+    """
+    batch, labels = fields.shape[:2]
+    where = _coordinates(batch, plan, generator)
+    sampled = F.grid_sample(fields, where, padding_mode="border", align_corners=True)
+    label = sampled.argmax(dim=1)  # (B, T, S, S)
+    masks = _target(label, labels, plan.supports, generator)
+    if image is None:
+        pixels = _paint(label, labels, generator)
+    else:
+        pixels = F.grid_sample(image, where, padding_mode="border", align_corners=True).transpose(1, 2)
+    pixels = _photograph(pixels, generator)
+    return Episodes(pixels.expand(-1, -1, 3, -1, -1).contiguous(), masks, plan.supports, plan.consecutive)
+
+
+def _coordinates(batch: int, plan: Plan, generator: torch.Generator) -> Tensor:
+    """Return where each frame's pixels lie in the field, (B, T, S, S, 3) as x, y, z in [-1, 1]."""
+    size, frames = plan.image_size, plan.frames
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
+    plane = torch.stack([x, y], dim=-1).view(1, 1, size, size, 2)
+    turn, zoom, shift, bend = _patients(batch, plan, generator)
+    cos, sin = turn.cos(), turn.sin()
+    rotation = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)  # (B, T, 2, 2)
+    plane = torch.einsum("btij,bthwj->bthwi", rotation, plane.expand(batch, frames, -1, -1, -1))
+    plane = plane * zoom[..., None, None, None] + shift[:, :, None, None] + bend
+    depth = _depths(batch, plan, generator)[..., None, None, None].expand(-1, -1, size, size, 1)
+    return torch.cat([plane, depth], dim=-1)
+
+
+def _patients(batch: int, plan: Plan, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return each frame's turn, zoom, shift and elastic bend; frames of one patient share them."""
+    size, frames = plan.image_size, plan.frames
+    patient = _patient_of_frame(batch, plan, generator)  # (B, T)
+    turn = 0.2 * torch.randn(batch, frames, generator=generator)
+    zoom = uniform((batch, frames), 0.8, 1.15, generator)
+    shift = 0.1 * torch.randn(batch, frames, 2, generator=generator)
+    bend = smooth_noise((batch * frames, 2, size, size), 5, generator).view(batch, frames, 2, size, size)
+    strength = uniform((batch, 1, 1, 1, 1), 0.0, 0.09, generator)
+    bend = (strength * bend).permute(0, 1, 3, 4, 2)
+    rows = torch.arange(batch)[:, None]
+    # The whole episode is also seen from one random side and distance.
+    view = (torch.randint(0, 4, (batch, 1), generator=generator) * torch.pi / 2).float()
+    distance = uniform((batch, 1), 0.55, 1.15, generator)
+    return turn[rows, patient] + view, zoom[rows, patient] * distance, shift[rows, patient], bend[rows, patient]
+
+
+def _patient_of_frame(batch: int, plan: Plan, generator: torch.Generator) -> Tensor:
+    """Return (B, T) indices: which frame's deformation each frame takes.
+
+    Supports come from different patients or all from one; a query is of a patient of its own, or of the supports'.
+    """
+    own = torch.arange(plan.frames).expand(batch, -1).clone()
+    if plan.consecutive:
+        own[:, plan.supports :] = plan.supports
+    same_patient = torch.rand(batch, generator=generator) < 0.35
+    own[same_patient] = 0
+    one_support_patient = torch.rand(batch, generator=generator) < 0.4
+    own[one_support_patient, : plan.supports] = 0
+    return own
+
+
+def _depths(batch: int, plan: Plan, generator: torch.Generator) -> Tensor:
+    """Return each frame's depth z, (B, T): near the episode's middle; consecutive queries walk through it."""
+    middle = uniform((batch, 1), -0.7, 0.7, generator)
+    spread = uniform((batch, 1), 0.02, 0.25, generator)
+    depth = middle + spread * torch.randn(batch, plan.frames, generator=generator)
+    if plan.consecutive:
+        step = uniform((batch, 1), 0.02, 0.1, generator) * torch.sign(torch.randn(batch, 1, generator=generator))
+        depth[:, plan.supports :] = depth[:, plan.supports, None] + step * torch.arange(plan.queries)
+    return depth.clamp(-1, 1)
+
+
+def _target(label: Tensor, labels: int, supports: int, generator: torch.Generator) -> Tensor:
+    """Return masks (B, T, 1, S, S) of one label per episode that the supports show well."""
+    batch = len(label)
+    share = F.one_hot(label, labels).float().mean(dim=(2, 3))  # (B, T, L)
+    shown = share[:, :supports].amin(dim=1)
+    fit = ((shown > 0.002) & (shown < 0.4)).float()
+    fit[:, 0] = 0
+    # Small structures are the hard ones, so they are drawn as often as large ones.
+    weight = fit + 1e-6 * (shown > 0).float() + 1e-12
+    target = torch.multinomial(weight, 2, generator=generator)
+    masks = label == target[:, 0, None, None, None]
+    joined = torch.rand(batch, generator=generator) < 0.15
+    masks |= joined[:, None, None, None] & (label == target[:, 1, None, None, None])
+    return masks.float().unsqueeze(2)
+
+
+def _paint(label: Tensor, labels: int, generator: torch.Generator) -> Tensor:
+    """Return an invented look (B, T, 1 or 3, S, S): a mean, a texture and its scale for each label."""
+    batch, frames, size, _ = label.shape
+    channels = 3 if torch.rand((), generator=generator) < 0.2 else 1
+    mean = torch.rand(batch, 1, labels, channels, generator=generator)
+    patient_shift = uniform((batch, 1, 1, 1), 0.0, 0.08, generator)
+    mean = mean + patient_shift * torch.randn(batch, frames, labels, channels, generator=generator)
+    dark_outside = torch.rand(batch, 1, 1, generator=generator) < 0.7
+    mean[:, :, 0] = torch.where(dark_outside, 0.02, mean[:, :, 0])
+    rows = torch.arange(batch)[:, None, None, None]
+    columns = torch.arange(frames)[None, :, None, None]
+    picture = mean[rows, columns, label].movedim(-1, 2)  # (B, T, channels, S, S)
+    for cells in (size // 2, size // 8):
+        strength = 0.12 * torch.rand(batch, 1, labels, generator=generator).square()
+        amount = strength.expand(-1, frames, -1)[rows, columns, label].unsqueeze(2)
+        texture = smooth_noise((batch * frames, 1, size, size), cells, generator)
+        picture = picture + amount * texture.view(batch, frames, 1, size, size)
+    return picture
+
+
+def _photograph(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return pixels (B, T, C, S, S) as a scanner might have taken them, in [0, 1]."""
+    batch, frames, channels, size, _ = pixels.shape
+    flat = pixels.flatten(0, 1)
+    count = batch * frames
+
+    def each(low: float, high: float) -> Tensor:
+        return uniform((count, 1, 1, 1), low, high, generator)
+
+    flat = flat * (each(0.0, 0.25) * smooth_noise((count, 1, size, size), 3, generator)).exp()
+    flat = _blur(flat, generator)
+    speckled = torch.rand(count, 1, 1, 1, generator=generator) < 0.1
+    noise = torch.randn(flat.shape, generator=generator)
+    flat = torch.where(speckled, flat * (1 + 0.4 * noise), flat + each(0.0, 1.0).square() * 0.12 * noise)
+    low, high = _quantiles(flat)
+    flat = ((flat - low) / (high - low).clamp_min(1e-3)).clamp(0, 1)
+    return flat.pow(each(-0.4, 0.4).exp()).view(batch, frames, channels, size, size)
+
+
+def _blur(flat: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a third of the frames as they are, a third softened, a third through a coarser grid."""
+    size = flat.shape[-1]
+    kind = torch.rand(len(flat), 1, 1, 1, generator=generator)
+    soft = F.avg_pool2d(flat, 3, stride=1, padding=1, count_include_pad=False)
+    factor = float(uniform((1,), 0.35, 0.8, generator))
+    coarse = F.interpolate(flat, size=int(size * factor), mode="area")
+    coarse = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
+    return torch.where(kind < 0.35, flat, torch.where(kind < 0.7, soft, coarse))
+
+
+def _quantiles(flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the 0.5 % and 99.5 % values of each frame, (N, 1, 1, 1)."""
+    values = flat.flatten(1)[:, ::7]
+    low = values.quantile(0.005, dim=1)
+    high = values.quantile(0.995, dim=1)
+    return low.view(-1, 1, 1, 1), high.view(-1, 1, 1, 1)
