@@ -1,0 +1,203 @@
+"""Scans and label maps from files of every format, in one canonical orientation.
+
+`read_volume` and `read_labels` are the only places that permute or flip; what they did is in `Source.order`. Knows
+which reader is for which format, not how any format works.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import ImageReader
+from monai.transforms import LoadImage
+from numpy.typing import NDArray
+
+from amsam_cli.errors import InputError
+from amsam_cli.io import names as label_names
+from amsam_cli.io.axes import axis_order, checked_geometry, plane_of_volume
+from amsam_cli.io.dicom import DicomSeriesReader, dicom_grid
+from amsam_cli.io.formats import SUFFIXES, format_of, suffix_of
+from amsam_cli.io.readers import (
+    LABEL_NAMES,
+    ItkReader,
+    NiftiReader,
+    PictureReader,
+    itk_geometry,
+    nifti_geometry,
+    open_itk,
+    open_nifti,
+    open_picture,
+)
+from amsam_cli.volume import FileFormat, Geometry, LabelMap, Plane, Source, Volume
+
+HIGHEST_LABEL = int(np.iinfo(np.uint16).max)
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A file's content, axes as in the file.
+
+    Attributes:
+        data: (C, I, J, K) float32; of a picture (C, 1, H, W).
+        source: where it came from; its order is not decided yet.
+        names: label names from the header, if it has any.
+    """
+
+    data: NDArray[np.float32]
+    source: Source
+    names: Mapping[int, str]
+
+
+def read_volume(path: Path, plane: Plane | None = None) -> Volume:
+    """Return a scan as (C, D, H, W) in the canonical orientation of `plane`.
+
+    Args:
+        path: NIfTI, NRRD, MHA or a DICOM folder; a PNG, JPEG or TIFF becomes one slice in pixels, whatever the plane.
+        plane: how to slice; None takes the coarsest axis, else the file's third.
+
+    Raises:
+        InputError: missing, damaged, of unknown format, more than one volume, or a value is NaN or infinite.
+        GeometryError: the header places voxels nowhere.
+    """
+    stored = read_stored(path)
+    source = _ordered(stored.source, plane or plane_of_volume(stored.source.geometry))
+    data = np.ascontiguousarray(np.stack([source.order.apply(channel) for channel in stored.data]), dtype=np.float32)
+    low, high = float(data.min()), float(data.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = int(np.count_nonzero(~np.isfinite(data)))
+        raise InputError(
+            f"'{path}' holds {bad} values that are NaN or infinite, of {data.size}.",
+            "Replace them by the value of air or background, and save the scan again.",
+        )
+    return Volume(data, source.order.apply_to(source.geometry), (low, high), source)
+
+
+def read_labels(path: Path, plane: Plane, names: Mapping[int, str] | None = None) -> LabelMap:
+    """Return a label map as (D, H, W) uint16 in the canonical orientation of `plane`.
+
+    A picture that holds only 0 and 255 counts as 0 and 1. Names come from `names`, else from the header, else they are
+    `label_1` and so on, for every value that occurs.
+
+    Raises:
+        InputError: missing, damaged, of unknown format, or not whole numbers from 0 to 65535 in one channel.
+        GeometryError: the header places voxels nowhere.
+    """
+    stored, values = read_stored_labels(path)
+    order = axis_order(stored.source.geometry, plane)
+    known = {**stored.names, **(names or {})}
+    occurring = (int(value) for value in np.flatnonzero(np.bincount(values.ravel())) if value)
+    named = {value: known.get(value, f"label_{value}") for value in occurring}
+    data = np.ascontiguousarray(order.apply(values), dtype=np.uint16)
+    return LabelMap(data, order.apply_to(stored.source.geometry), {**known, **named})
+
+
+def read_stored_labels(path: Path) -> tuple[Stored, NDArray[np.uint16]]:
+    """Return a label file's content and its values (I, J, K) as whole numbers, axes as in the file."""
+    stored = read_stored(path, palette_as_values=True)
+    first = stored.data[0]
+    if any(not np.array_equal(channel, first) for channel in stored.data[1:]):
+        raise InputError(
+            f"Mask '{path}' is in colours; expected one channel that holds the label values.",
+            "Save it as a grey-value PNG with 0 for background and 1, 2, … for the labels.",
+        )
+    return stored, _whole_numbers(first, path)
+
+
+def _whole_numbers(values: NDArray[np.float32], path: Path) -> NDArray[np.uint16]:
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= HIGHEST_LABEL):  # also for NaN
+        raise InputError(
+            f"Mask '{path}' holds values from {low:g} to {high:g}; expected labels from 0 to {HIGHEST_LABEL}.",
+            "Is it the image? Check which file is the mask.",
+        )
+    whole: NDArray[np.uint16] = values.astype(np.uint16)
+    broken = values[whole != values]
+    if broken.size:
+        raise InputError(
+            f"Mask '{path}' holds {broken.size} values that are no whole numbers, such as {float(broken.flat[0]):g}.",
+            "Is it the image, or a resampled mask? Resample masks by nearest neighbour only.",
+        )
+    return _as_labels(whole, path)
+
+
+def _as_labels(values: NDArray[np.uint16], path: Path) -> NDArray[np.uint16]:
+    """Return 0/255 masks as 0/1, and refuse lossy pictures, whose values are no labels."""
+    if SUFFIXES.get(suffix_of(path)) != "image":
+        return values
+    inside = values != 0
+    if (values[inside] == 255).all():
+        return np.asarray(inside, dtype=np.uint16)
+    if suffix_of(path) in (".jpg", ".jpeg"):
+        raise InputError(
+            f"Mask '{path}' is a JPEG, whose compression blurs label values.", "Save the mask as PNG and try again."
+        )
+    return values
+
+
+def read_stored(path: Path, *, palette_as_values: bool = False) -> Stored:
+    """Return a file's content with axes as in the file, read through MONAI's LoadImage."""
+    path = Path(path)
+    family = format_of(path)
+    image = _loader()(path, reader=_reader(family, palette_as_values=palette_as_values))
+    voxels = np.asarray(image.array)
+    modality = str(image.meta.get("modality", ""))
+    if family == "image" or image.meta.get("unit") == "px":
+        width, height = voxels.shape[:2]
+        data = np.moveaxis(voxels.reshape(width, height, -1), (2, 1, 0), (0, 1, 2))[:, None]
+        return Stored(data, Source(path, family, Geometry.of_picture(height, width), modality=modality), {})
+    i, j, k = (*voxels.shape, 1, 1)[:3]
+    data = np.moveaxis(voxels.reshape(i, j, k, -1), -1, 0)
+    geometry = checked_geometry((i, j, k), image.affine.numpy(), str(path))
+    names = label_names.from_text(str(image.meta.get(LABEL_NAMES, "")))
+    return Stored(data, Source(path, family, geometry, modality=modality), names)
+
+
+def read_grid(path: Path) -> Geometry:
+    """Return the grid of a scan in file axes, from its header alone."""
+    path = Path(path)
+    family = format_of(path)
+    if family == "nifti":
+        return nifti_geometry(open_nifti(path), path)
+    if family == "image":
+        with open_picture(path) as picture:
+            return Geometry.of_picture(picture.height, picture.width)
+    if family == "dicom":
+        return dicom_grid(path)
+    grid = itk_geometry(open_itk(path))
+    return checked_geometry(grid.shape, grid.affine, str(path))
+
+
+def _reader(family: FileFormat, *, palette_as_values: bool) -> ImageReader:
+    if family == "nifti":
+        return NiftiReader()
+    if family == "image":
+        return PictureReader(palette_as_values=palette_as_values)
+    return DicomSeriesReader() if family == "dicom" else ItkReader()
+
+
+@cache
+def _loader() -> Any:
+    """Return MONAI's loader; made once, as it looks for every reader's package, and says so about those not there."""
+    missing = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
+    missing.addFilter(_silent)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return LoadImage(image_only=True, dtype=np.float32)
+    finally:
+        missing.removeFilter(_silent)
+
+
+def _silent(record: logging.LogRecord) -> bool:
+    return False
+
+
+def _ordered(source: Source, plane: Plane) -> Source:
+    return replace(source, order=axis_order(source.geometry, plane))

@@ -1,0 +1,260 @@
+"""Annotated slices: every one that the user's label files hold, read only when chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amsam_cli.errors import GeometryError, InputError
+from amsam_cli.io.axes import axis_order, plane_of_axis, plane_of_volume, sparse_axis
+from amsam_cli.io.pairs import Pair, find_pairs, read_dataset
+from amsam_cli.io.reading import read_grid, read_labels, read_stored_labels, read_volume
+from amsam_cli.volume import Geometry, LabelMap, Plane, Shot, Volume
+
+
+class Scans:
+    """Reads scans and label maps in one plane, and keeps the latest few, as shots of one scan come together."""
+
+    def __init__(self, plane: Plane, names: Mapping[int, str]) -> None:
+        self._volume = lru_cache(maxsize=2)(partial(read_volume, plane=plane))
+        self._labels = lru_cache(maxsize=2)(partial(read_labels, plane=plane, names=names))
+
+    def volume(self, pair: Pair) -> Volume:
+        """Return the whole scan of `pair`."""
+        return self._volume(pair.image)
+
+    def labels(self, pair: Pair) -> LabelMap:
+        """Return the whole label map of `pair`."""
+        return self._labels(pair.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An annotated slice that `adapt` may learn from.
+
+    Attributes:
+        pair: its image and label file.
+        index: which slice, in the canonical orientation.
+        depth: how many slices the scan has.
+        areas: label value -> pixels of it in this slice.
+        origin: "case_03.nii.gz:41", the index in the file's own stored order; no index for a picture.
+        plane: the slicing plane, one for the whole set.
+    """
+
+    pair: Pair
+    index: int
+    depth: int
+    areas: Mapping[int, int]
+    origin: str
+    plane: Plane
+    scans: Scans = field(repr=False)
+
+    @property
+    def position(self) -> float:
+        """Where in the scan the slice lies, 0 first to 1 last; one half in a scan of one slice."""
+        return self.index / (self.depth - 1) if self.depth > 1 else 0.5
+
+    def read(self) -> Shot:
+        """Return the slice with its annotation.
+
+        Raises:
+            InputError: the image cannot be read.
+            GeometryError: image and labels do not lie on one grid.
+        """
+        volume, labels = self.scans.volume(self.pair), self.scans.labels(self.pair)
+        check_grids(self.pair, volume.geometry, labels.geometry)
+        whole = partial(self.scans.volume, self.pair)
+        here = volume.slice(self.index), labels.slice(self.index)
+        return Shot(*here, whole, self.origin, self.pair.patient, self.position)
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What one label file holds, seen along each of its three axes.
+
+    Attributes:
+        pair: the file and its image.
+        grid: the labels' grid, file axes.
+        image_grid: the image's, in its own file axes; the same voxels, perhaps stored another way round.
+        values: label values that occur, ascending.
+        pixels: per file axis (L, n) int, the pixels of each label in each slice across it.
+    """
+
+    pair: Pair
+    grid: Geometry
+    image_grid: Geometry
+    values: tuple[int, ...]
+    pixels: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+    def plane(self) -> tuple[bool, Plane]:
+        """Return the plane it was drawn in, after whether that is known from sparse labels."""
+        used = [np.asarray(counts.any(axis=0)) for counts in self.pixels]
+        axis = sparse_axis((used[0], used[1], used[2]))
+        if axis is None:
+            return False, plane_of_volume(self.grid)
+        return True, plane_of_axis(self.grid, axis)
+
+
+def find_shots(
+    labels: Path,
+    images: Path | None = None,
+    *,
+    plane: Plane | None = None,
+    group: str | None = None,
+    names: Mapping[int, str] | None = None,
+) -> list[Candidate]:
+    """Return every annotated slice of a set, by case and then from the first slice to the last.
+
+    Args:
+        labels: a folder as `amsam adapt` takes it, or one label file.
+        images: the folder of images, or one image; None looks where `find_pairs` looks.
+        plane: how to slice; None decides from sparse labels, else from spacing, once for the whole set.
+        group: regular expression for the patient in an image's file name.
+        names: label names that win over those of headers and of `dataset.json`.
+
+    Raises:
+        InputError: no pairs, a file that cannot be read, an empty label file, or a set in more than one plane.
+        GeometryError: an image and its labels do not lie on one grid.
+    """
+    pairs = find_pairs(labels, images, group=group)
+    surveys = [_survey(pair) for pair in pairs]
+    plane = plane or _common_plane(surveys)
+    dataset = read_dataset(Path(labels))
+    scans = Scans(plane, {**(dataset.names if dataset else {}), **(names or {})})
+    return [candidate for survey in surveys for candidate in _candidates(survey, plane, scans)]
+
+
+def _survey(pair: Pair) -> Survey:
+    """Return what the label file of `pair` holds, having checked that it lies on its image."""
+    stored, values = read_stored_labels(pair.labels)
+    grid = stored.source.geometry
+    image_grid = read_grid(pair.image)
+    _check_stored_grids(pair, image_grid, grid)
+    present = np.flatnonzero(np.bincount(values.ravel()))
+    found = tuple(int(value) for value in present if value)
+    if not found:
+        raise InputError(
+            f"Label file '{pair.labels}' is empty: no voxel holds a label.", "Annotate a slice of it, or remove it."
+        )
+    where = np.nonzero(values)
+    rows = np.searchsorted(np.asarray(found), values[where])
+    pixels = [_count(rows, where[axis], (len(found), grid.shape[axis])) for axis in range(3)]
+    return Survey(pair, grid, image_grid, found, (pixels[0], pixels[1], pixels[2]))
+
+
+def _count(rows: NDArray[np.intp], slices: NDArray[np.intp], shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Return how many voxels there are of each label (row) in each slice."""
+    return np.bincount(rows * shape[1] + slices, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def _check_stored_grids(pair: Pair, image: Geometry, labels: Geometry) -> None:
+    """Compare two grids in one orientation, as a mask may be stored in other axes than its image."""
+    plane: Plane = "axial"
+    check_grids(pair, axis_order(image, plane).apply_to(image), axis_order(labels, plane).apply_to(labels))
+
+
+def check_grids(pair: Pair, image: Geometry, labels: Geometry) -> None:
+    """Raise unless labels lie on the image: the same voxels at the same places.
+
+    Raises:
+        GeometryError: they do not.
+    """
+    hint = "amsam needs both on one grid; resample the mask, or check the pairing with --dry-run."
+    mask, scan = f"Mask '{pair.labels.name}'", f"its image '{pair.image.name}'"
+    if labels.shape != image.shape:
+        raise GeometryError(f"{mask} has shape {labels.shape} but {scan} has {image.shape}.", hint)
+    if not labels.matches(image):
+        apart = float(np.abs(labels.corners() - image.corners()).max())
+        raise GeometryError(f"{mask} lies up to {apart:.3g} mm away from {scan}.", hint)
+
+
+def _common_plane(surveys: Sequence[Survey]) -> Plane:
+    """Return the one plane of a set; what sparse labels say counts before what spacings say."""
+    votes = [(*survey.plane(), survey) for survey in surveys if survey.grid.unit != "px"]
+    decisive = [vote for vote in votes if vote[0]] or votes
+    if not decisive:
+        return "axial"
+    plane = decisive[0][1]
+    other = next((vote for vote in decisive if vote[1] != plane), None)
+    if other:
+        first, second = decisive[0][2].pair.labels.name, other[2].pair.labels.name
+        raise InputError(
+            f"'{first}' looks {plane} but '{second}' looks {other[1]}; a set has one slicing plane.",
+            f"Say which with --plane {plane} or --plane {other[1]}.",
+        )
+    return plane
+
+
+def _candidates(survey: Survey, plane: Plane, scans: Scans) -> list[Candidate]:
+    order = axis_order(survey.grid, plane)
+    pixels = survey.pixels[order.axes[0]][:, :: -1 if order.flips[0] else 1]
+    depth = pixels.shape[1]
+    found = []
+    for index in np.flatnonzero(pixels.any(axis=0)).tolist():
+        areas = {value: int(n) for value, n in zip(survey.values, pixels[:, index], strict=True) if n}
+        origin = _origin(survey, plane, index)
+        found.append(Candidate(survey.pair, index, depth, areas, origin, plane, scans))
+    return found
+
+
+def _origin(survey: Survey, plane: Plane, index: int) -> str:
+    """Return the slice's name: the image file and the index in that file's own order."""
+    name = survey.pair.image.name
+    if survey.image_grid.unit == "px":
+        return name
+    order = axis_order(survey.image_grid, plane)
+    return f"{name}:{order.stored_index(index, survey.image_grid.shape[order.axes[0]])}"
+
+
+def read_slice_list(file: Path, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates that a `--slices` file names, in its order.
+
+    A line is `case_03.nii.gz:41`, an image or label file and the index in its own stored order; a picture has no index.
+    Empty lines and lines that begin with # are passed over.
+
+    Raises:
+        InputError: no such file, no line in it, or a line that names no annotated slice.
+    """
+    try:
+        lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as err:
+        raise InputError(f"Slice list '{file}' cannot be read: {err}.", "It is a text file, a slice a line.") from err
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    if not wanted:
+        raise InputError(
+            f"Slice list '{file}' names no slice.", "Write a line such as case_03.nii.gz:41 for each slice."
+        )
+    chosen = [_named(line, candidates, Path(file)) for line in wanted]
+    twice = next((each for n, each in enumerate(chosen) if each in chosen[:n]), None)
+    if twice:
+        raise InputError(f"Slice list '{file}' names {twice.origin} twice.", "Remove one of the lines.")
+    return chosen
+
+
+def _named(line: str, candidates: Sequence[Candidate], file: Path) -> Candidate:
+    name, index = _parts(line)
+    same_file = [each for each in candidates if Path(name).name in (each.pair.image.name, each.pair.labels.name)]
+    if not same_file:
+        raise InputError(
+            f"'{line}' in '{file}' names no annotated file.", f"A slice is named like {candidates[0].origin}."
+        )
+    fitting = [each for each in same_file if _parts(each.origin)[1] in (index, None)]
+    if len(fitting) != 1:
+        indices = ", ".join(str(_parts(each.origin)[1]) for each in same_file[:20])
+        raise InputError(f"'{line}' in '{file}' names no single annotated slice.", f"'{name}' has labels on {indices}.")
+    return fitting[0]
+
+
+def _parts(line: str) -> tuple[str, int | None]:
+    """Return file name and index.
+
+    >>> _parts("case_03.nii.gz:41"), _parts("picture.png")
+    (('case_03.nii.gz', 41), ('picture.png', None))
+    """
+    name, colon, index = line.rpartition(":")
+    return (name, int(index)) if colon and index.strip().isdigit() else (line, None)
