@@ -230,8 +230,8 @@ def _open(url: str, start: int) -> HTTPResponse:
     try:
         return cast(HTTPResponse, urlopen(Request(url, headers=headers), timeout=TIMEOUT_S))
     except HTTPError as err:
+        err.close()
         if err.code == 416 and start:  # what is there is already as long as the file, or longer
-            err.close()
             return _open(url, 0)
         raise
 
