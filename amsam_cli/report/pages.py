@@ -1,0 +1,96 @@
+"""Reports as files for people and spreadsheets: CSV, Markdown, one HTML page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from amsam_cli.report.files import finite, write_text
+from amsam_cli.report.scores import Comparison, Report, Score, Table
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:80rem;padding:0 1rem;"
+    "color:#222;background:#fff}"
+    "h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}"
+    "table{border-collapse:collapse;display:block;overflow-x:auto}"
+    "th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}"
+    "th:first-child,td:first-child,td:last-child{text-align:left}th{border-bottom:2px solid #888}"
+    "tr.ruled td{background:#fff3e0}p.meta{color:#666}"
+)
+
+
+def write_csv(report: Report, path: Path) -> None:
+    """Write every score as a line of a CSV file: case, label, metric, value, unit, note.
+
+    Raises:
+        InputError: the folder cannot be written.
+        ResourceError: the disk is full.
+    """
+    text = io.StringIO()
+    names = [item.name for item in fields(Score)]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**asdict(row), "value": finite(row.value)} for row in report.rows)
+    write_text(text.getvalue(), path)
+
+
+def write_markdown(report: Report, path: Path, *, comparison: Comparison | None = None) -> None:
+    """Write the summary, the comparison and the warnings as Markdown.
+
+    Raises:
+        InputError: the folder cannot be written.
+        ResourceError: the disk is full.
+    """
+    parts = [_markdown_table(report.summary_table())]
+    if comparison:
+        parts.append(_markdown_table(comparison.table()))
+    parts += [f"- {warning}" for warning in _warnings_of(report, comparison)]
+    write_text("\n\n".join(parts) + "\n", path)
+
+
+def _markdown_table(table: Table) -> str:
+    header, *rows = [[cell.replace("|", "\\|") for cell in row] for row in table]
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _warnings_of(report: Report, comparison: Comparison | None) -> list[str]:
+    listed = report.meta.get("warnings", [])
+    own = [str(item) for item in listed] if isinstance(listed, list | tuple) else []
+    return own + list(comparison.warnings if comparison else ())
+
+
+def write_html(report: Report, path: Path, *, title: str = "Evaluation", comparison: Comparison | None = None) -> None:
+    """Write summary, comparison, warnings and every case as one HTML page that needs nothing beside it.
+
+    Raises:
+        InputError: the folder cannot be written.
+        ResourceError: the disk is full.
+    """
+    facts = [
+        f"{key.replace('_', ' ')}: {value}"
+        for key, value in report.meta.items()
+        if isinstance(value, str | float | int)
+    ]
+    sections = [f'<p class="meta">{html.escape(" · ".join(facts))}</p>', "<h2>Summary</h2>"]
+    sections.append("<p>Mean over cases [95 % bootstrap interval].</p>" + _html_table(report.summary_table()))
+    if comparison:
+        sections += ["<h2>Comparison</h2>", _html_table(comparison.table())]
+    sections += [f"<p>{html.escape(warning)}</p>" for warning in _warnings_of(report, comparison)]
+    sections += ["<h2>Cases</h2>", _html_table(report.case_table(), ruled=True)]
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
+    body = f"<h1>{html.escape(title)}</h1>" + "\n".join(sections)
+    write_text(f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n', path)
+
+
+def _html_table(table: Table, *, ruled: bool = False) -> str:
+    """Return an HTML table; with `ruled`, rows that end in a note stand out."""
+    header, *rows = table
+    lines = ["<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in header) + "</tr>"]
+    for row in rows:
+        mark = ' class="ruled"' if ruled and row[-1] else ""
+        lines.append(f"<tr{mark}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>")
+    return "<table>\n" + "\n".join(lines) + "\n</table>"
