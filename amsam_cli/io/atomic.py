@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from amsam_cli.errors import AmsamError, InputError, ResourceError
+from amsam_cli.errors import InputError, ResourceError
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         ResourceError: the disk is full.
     """
     hidden = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
-    with _folder_of(path), _disk_errors_in_words(path):
+    with _disk_errors_in_words(path, hidden), _folder_of(path):
         if path.is_dir():
             raise InputError(f"'{path}' is a folder, a file is to be written there.", "Give another output name.")
         try:
@@ -54,7 +54,7 @@ def atomic_folder(path: Path, *, marker: str | None = None) -> Iterator[Path]:
     """
     hidden = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     _refuse_foreign_folder(path, marker)
-    with _folder_of(path), _disk_errors_in_words(path):
+    with _disk_errors_in_words(path, hidden), _folder_of(path):
         try:
             hidden.mkdir()
             yield hidden
@@ -95,8 +95,7 @@ def _refuse_foreign_folder(path: Path, marker: str | None) -> None:
 def _folder_of(path: Path) -> Iterator[None]:
     """Create the folders above `path`, and on failure remove those that were created."""
     missing = [folder for folder in path.parents if not folder.exists()]
-    with _disk_errors_in_words(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
@@ -107,20 +106,25 @@ def _folder_of(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _disk_errors_in_words(path: Path) -> Iterator[None]:
+def _disk_errors_in_words(path: Path, hidden: Path) -> Iterator[None]:
     """Turn what the disk refuses into our errors; errors about other files pass."""
     try:
         yield
     except OSError as err:
-        raise _in_words(err, path) from err
+        if err.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"The disk is full: '{path}' was not written.", "Free some space, or give another output."
+            ) from err
+        if not _is_about(err, path, hidden):
+            raise
+        raise InputError(
+            f"'{path}' cannot be written: {err.strerror}.",
+            "Give an output in a folder that exists and that you may write.",
+        ) from err
 
 
-def _in_words(err: OSError, path: Path) -> AmsamError | OSError:
-    if err.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(f"The disk is full: '{path}' was not written.", "Free some space, or give another output.")
-    elsewhere = err.filename is not None and Path(os.fsdecode(err.filename)).parent not in (path.parent, *path.parents)
-    if elsewhere or err.filename is None:
-        return err
-    return InputError(
-        f"'{path}' cannot be written: {err.strerror}.", "Give an output in a folder that exists and that you may write."
-    )
+def _is_about(err: OSError, path: Path, hidden: Path) -> bool:
+    if err.filename is None:
+        return False
+    named = Path(os.fsdecode(err.filename))
+    return named in (path, hidden, *path.parents) or hidden in named.parents

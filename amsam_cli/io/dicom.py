@@ -28,7 +28,7 @@ from amsam_cli.volume import Geometry
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-UNEVEN = 0.1
+UNEVEN = 0.2
 """Share of a slice step by which a slice may miss its place on the even grid; headers round positions."""
 
 TILT_DEGREES = 0.5

@@ -15,8 +15,8 @@ from amsam_cli.io.cases import is_scan
 from amsam_cli.io.dicom import patient_id
 from amsam_cli.io.formats import READABLE, dicom_files, format_of, is_dicom, stem_of
 
-_IMAGE_MARK = re.compile(r"(_0000|_image|_img|_scan)$", re.IGNORECASE)
-_LABEL_MARK = re.compile(r"(_labels?|_seg|_mask|_gt)$", re.IGNORECASE)
+_IMAGE_MARK = re.compile(r"[._](0000|image|img|scan)$", re.IGNORECASE)
+_LABEL_MARK = re.compile(r"[._](labels?|seg|mask|gt)$", re.IGNORECASE)
 
 _HOW = (
     "Give the folder of images with --images; an image and its label file have the same name, "

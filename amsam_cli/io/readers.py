@@ -217,8 +217,7 @@ class PictureReader(PILReader):  # type: ignore[misc]
         """Return the PIL image of one file, pixels loaded."""
         (name,) = ensure_tuple(data)
         path = Path(name)
-        image = open_picture(path)
-        with unreadable_in_words(path, "a picture"):
+        with open_picture(path) as image, unreadable_in_words(path, "a picture"):
             image.load()
             return self._plain(image)
 
@@ -240,5 +239,6 @@ def open_picture(path: Path) -> Image.Image:
         image = Image.open(path)
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
+        image.close()
         raise InputError(f"'{path}' holds {pages} pages, expected one picture.", "Save each page as its own file.")
     return image

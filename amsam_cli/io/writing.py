@@ -130,7 +130,8 @@ def _write(stored: NDArray[Any], path: Path, geometry: Geometry, *, dtype: DType
 def _write_picture(stored: NDArray[Any], path: Path, *, dtype: DTypeLike) -> None:
     channels, depth = stored.shape[:2]
     if depth != 1:
-        raise InputError(f"'{path}' cannot hold a volume of {depth} slices.", "Use .nii.gz for volumes.")
+        shape = stored.shape[1:]
+        raise InputError(f"'{path}' cannot hold a volume of shape {shape}.", "Use .nii.gz for volumes.")
     if dtype not in (np.uint8, np.uint16) or channels not in (1, 3) or (channels == 3 and dtype != np.uint8):
         raise InputError(
             f"'{path}' cannot hold these values: {channels} channels of {np.dtype(dtype).name}.",
