@@ -147,7 +147,7 @@ class Report:
         """Return label, cases, absent and each metric's mean with interval, as text for the eye; the header first."""
         header = ["Label", "Cases", "Absent", *(_title(*metric) for metric in self.metrics.items())]
         rows: Table = [header]
-        for start in range(0, len(self.summary), len(self.metrics)):
+        for start in range(0, len(self.summary), len(self.metrics) or 1):
             cells = self.summary[start : start + len(self.metrics)]
             rows.append([cells[0].label, str(cells[0].n), str(cells[0].absent), *map(_interval_text, cells)])
         return rows
@@ -186,14 +186,14 @@ class Difference:
     label: str
     metric: str
     unit: str
-    n: int
-    first: float
-    second: float
-    difference: float
-    low: float | None
-    high: float | None
-    p_value: float | None
-    effect: float
+    n: int = 0
+    first: float = 0.0
+    second: float = 0.0
+    difference: float = 0.0
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    effect: float = 0.0
     note: str = ""
 
 
