@@ -63,6 +63,16 @@ class Geometry:
         return float(d), float(h), float(w)
 
     @property
+    def plane(self) -> Plane:
+        """The anatomical plane of the slices: the one whose normal lies nearest to the D axis.
+
+        >>> Geometry((2, 2, 2), np.eye(4)[[2, 1, 0, 3]]).plane
+        'axial'
+        """
+        normals: tuple[Plane, ...] = ("sagittal", "coronal", "axial")
+        return normals[int(np.abs(self.affine[:3, 0]).argmax())]
+
+    @property
     def voxel_volume_ml(self) -> float:
         """The volume of one voxel in millilitres."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
@@ -81,11 +91,15 @@ class Geometry:
 
     def slice(self, index: int) -> Geometry:
         """Return the geometry of slice `index` alone, at its own place in space."""
-        if not 0 <= index < self.shape[0]:
-            raise IndexError(f"slice {index} of a volume of {self.shape[0]}")
+        return self.part(index, index + 1)
+
+    def part(self, first: int, last: int) -> Geometry:
+        """Return the geometry of slices `first` to `last` (exclusive), at their own place in space."""
+        if not 0 <= first < last <= self.shape[0]:
+            raise IndexError(f"slices {first} to {last} of a volume of {self.shape[0]}")
         affine = self.affine.copy()
-        affine[:3, 3] += index * affine[:3, 0]
-        return Geometry((1, *self.shape[1:]), affine, self.unit)
+        affine[:3, 3] += first * affine[:3, 0]
+        return Geometry((last - first, *self.shape[1:]), affine, self.unit)
 
 
 @dataclass(frozen=True)
@@ -179,7 +193,11 @@ class Volume:
 
     def slice(self, index: int) -> Volume:
         """Return slice `index` as a volume of depth one that remembers the whole scan's range."""
-        return Volume(self.data[:, index : index + 1], self.geometry.slice(index), self.range, self.source)
+        return self.part(index, index + 1)
+
+    def part(self, first: int, last: int) -> Volume:
+        """Return slices `first` to `last` (exclusive) at their place in space."""
+        return Volume(self.data[:, first:last], self.geometry.part(first, last), self.range, self.source)
 
 
 @dataclass(frozen=True, eq=False)

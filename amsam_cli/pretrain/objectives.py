@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from amsam_cli.methods.losses import hard_dice, hard_iou, mask_loss, to_side
 from amsam_cli.models.base import Decoded, Embedding, Memory, Prompts
 from amsam_cli.models.sam2 import Sam2
 from amsam_cli.pretrain.anatomy import smooth_noise
@@ -41,14 +42,15 @@ def ask(model: Sam2, episodes: Episodes, generator: torch.Generator) -> Answers:
     truths = [masks[:, t] for t in range(shown, frames)]
     follow = _track if episodes.consecutive else _match
     recalled = follow(model, queries, bank)
-    prompted = model.decode(queries[0], prompts_from(truths[0], generator))
+    everything = masks.flatten(0, 1)
+    prompted = model.decode(embedding, prompts_from(everything, generator))
     losses = [_loss(answer, truth) for answer, truth in zip(recalled, truths, strict=True)]
     name = "track" if episodes.consecutive else "match"
     dice = {
         name: _mean_dice(torch.cat([a.logits for a in recalled]), torch.cat(truths)),
-        "prompt": _mean_dice(prompted.logits, truths[0]),
+        "prompt": _mean_dice(prompted.logits, everything),
     }
-    return Answers(torch.stack(losses).mean() + 0.5 * _loss(prompted, truths[0]), dice)
+    return Answers(torch.stack(losses).mean() + _loss(prompted, everything), dice)
 
 
 def prompts_from(masks: Tensor, generator: torch.Generator) -> Prompts:
@@ -94,7 +96,7 @@ def _track(model: Sam2, queries: list[Embedding], bank: list[Memory]) -> list[De
         answer = model.recall(query, memories)
         answers.append(answer)
         if len(answers) < len(queries):
-            tracked.append(model.remember(query, _to_frame(answer.logits, model.image_size).sigmoid()))
+            tracked.append(model.remember(query, to_side(answer.logits, model.image_size).sigmoid()))
     return answers
 
 
@@ -109,28 +111,9 @@ def _smudge(masks: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _loss(answer: Decoded, truth: Tensor) -> Tensor:
-    """Return cross-entropy + soft Dice on the frame's own pixels, and the losses of the two scores."""
-    logits = _to_frame(answer.logits, truth.shape[-1])
-    present = truth.flatten(1).amax(dim=1)
-    entropy = F.binary_cross_entropy_with_logits(logits, truth)
-    overlap = (1 - soft_dice(logits.sigmoid(), truth)) * present
-    dice = overlap.sum() / present.sum().clamp_min(1)
-    presence = F.binary_cross_entropy_with_logits(answer.presence, present)
-    score = F.l1_loss(answer.score, iou(logits.detach() > 0, truth > 0.5))
-    return 2.0 * entropy + dice + 0.1 * presence + 0.1 * score
-
-
-def soft_dice(probability: Tensor, truth: Tensor) -> Tensor:
-    """Return 2 sum(p y) / (sum(p) + sum(y)) of each row of (B, 1, S, S), (B,)."""
-    both = (probability * truth).flatten(1).sum(dim=1)
-    return (2 * both + 1) / (probability.flatten(1).sum(dim=1) + truth.flatten(1).sum(dim=1) + 1)
-
-
-def iou(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Return intersection over union of each row of two bool masks (B, 1, S, S), (B,); both empty: 1."""
-    both = (prediction & truth).flatten(1).sum(dim=1)
-    either = (prediction | truth).flatten(1).sum(dim=1)
-    return torch.where(either > 0, both / either.clamp_min(1), 1.0)
+    """Return the mask loss of one question, and how wrong the predicted IoU was."""
+    achieved = hard_iou(to_side(answer.logits.detach(), truth.shape[-1]) > 0, truth > 0.5)
+    return mask_loss(answer, truth, dice_weight=0.35) * 3 + 0.1 * F.l1_loss(answer.score, achieved)
 
 
 def _mean_dice(logits: Tensor, truth: Tensor) -> float:
@@ -138,10 +121,5 @@ def _mean_dice(logits: Tensor, truth: Tensor) -> float:
     present = truth.flatten(1).amax(dim=1) > 0
     if not present.any():
         return float("nan")
-    hard = (_to_frame(logits.detach(), truth.shape[-1]) > 0).float()
-    return float(soft_dice(hard, truth)[present].mean())
-
-
-def _to_frame(logits: Tensor, size: int) -> Tensor:
-    """Return logits at the frame's own resolution."""
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    hard = to_side(logits.detach(), truth.shape[-1]) > 0
+    return float(hard_dice(hard, truth > 0.5)[present].mean())

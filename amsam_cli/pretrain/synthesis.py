@@ -49,17 +49,29 @@ class Plan:
         return self.supports + self.queries
 
 
-def render(fields: Tensor, plan: Plan, generator: torch.Generator, image: Tensor | None = None) -> Episodes:
-    """Return episodes over anatomies `fields` (B, L, Z, G, G), one anatomy each.
+@dataclass(frozen=True, slots=True, eq=False)
+class Anatomies:
+    """What episodes are drawn from, one anatomy each.
 
-    With `image` (B, 1, Z, G, G) in [0, 1] the look is that of a real scan, deformed and re-contrasted; otherwise
-    it is invented from the labels.
+    Attributes:
+        fields: (B, L, Z, G, G); the label of a voxel is the channel that is highest there, 0 is background.
+        allowed: (L,) or (B, L) bool, which labels may be a target.
+        image: (B, 1, Z, G, G) in [0, 1], a real scan's own look; None where the look is to be invented.
     """
+
+    fields: Tensor
+    allowed: Tensor | None = None
+    image: Tensor | None = None
+
+
+def render(anatomies: Anatomies, plan: Plan, generator: torch.Generator) -> Episodes:
+    """Return episodes over `anatomies`: deformed, re-textured or re-contrasted, photographed."""
+    fields, image = anatomies.fields, anatomies.image
     batch, labels = fields.shape[:2]
     where = _coordinates(batch, plan, generator)
     sampled = F.grid_sample(fields, where, padding_mode="border", align_corners=True)
     label = sampled.argmax(dim=1)  # (B, T, S, S)
-    masks = _target(label, labels, plan.supports, generator)
+    masks = _target(label, _allowed(anatomies), plan.supports, generator)
     if image is None:
         pixels = _paint(label, labels, generator)
     else:
@@ -125,15 +137,22 @@ def _depths(batch: int, plan: Plan, generator: torch.Generator) -> Tensor:
     return depth.clamp(-1, 1)
 
 
-def _target(label: Tensor, labels: int, supports: int, generator: torch.Generator) -> Tensor:
-    """Return masks (B, T, 1, S, S) of one label per episode that the supports show well."""
-    batch = len(label)
+def _allowed(anatomies: Anatomies) -> Tensor:
+    """Return which labels may be a target, (B, L) bool; never the background."""
+    batch, labels = anatomies.fields.shape[:2]
+    allowed = torch.ones(batch, labels, dtype=torch.bool) if anatomies.allowed is None else anatomies.allowed.clone()
+    allowed[:, 0] = False
+    return allowed
+
+
+def _target(label: Tensor, allowed: Tensor, supports: int, generator: torch.Generator) -> Tensor:
+    """Return masks (B, T, 1, S, S) of one allowed label per episode, one that the supports show well if there is."""
+    batch, labels = allowed.shape
     share = F.one_hot(label, labels).float().mean(dim=(2, 3))  # (B, T, L)
     shown = share[:, :supports].amin(dim=1)
-    fit = ((shown > 0.002) & (shown < 0.4)).float()
-    fit[:, 0] = 0
     # Small structures are the hard ones, so they are drawn as often as large ones.
-    weight = fit + 1e-6 * (shown > 0).float() + 1e-12
+    fit = (shown > 0.002) & (shown < 0.4)
+    weight = (fit.float() + 1e-6 * (shown > 0).float() + 1e-12) * (allowed.float() + 1e-20)
     target = torch.multinomial(weight, 2, generator=generator)
     masks = label == target[:, 0, None, None, None]
     joined = torch.rand(batch, generator=generator) < 0.15

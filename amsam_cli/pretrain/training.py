@@ -24,12 +24,15 @@ from amsam_cli.models.builtin import build_network
 from amsam_cli.models.sam2 import Sam2
 from amsam_cli.pretrain.anatomy import invent
 from amsam_cli.pretrain.objectives import ask
-from amsam_cli.pretrain.synthesis import Episodes, Plan, render
+from amsam_cli.pretrain.sources import Library
+from amsam_cli.pretrain.synthesis import Anatomies, Episodes, Plan, render
 
 log = logging.getLogger(__name__)
 
 SUPPORTS = (1, 1, 2, 2, 3, 4, 4, 6)
 LABELS = 12
+MAPS, SCANS = 0.35, 0.2
+"""Share of steps on real label maps with an invented look, and on real scans; the rest is invented altogether."""
 EMA_DECAY = 0.998
 VALIDATION_SEED = 1_000_000_007
 
@@ -76,19 +79,27 @@ class Schedule:
 class EpisodeStream(IterableDataset[Episodes]):
     """The endless stream of one run's episodes, from a step on; the same seed and step give the same batch."""
 
-    def __init__(self, schedule: Schedule, start: int) -> None:
+    def __init__(self, schedule: Schedule, start: int, library: Library | None = None) -> None:
         self.schedule = schedule
         self.start = start
+        self.library = library
 
     def __iter__(self) -> Iterator[Episodes]:
         for step in range(self.start, self.schedule.steps):
-            yield draw(self.schedule.plan(step), self.schedule.seed * 7_919 + step)
+            yield draw(self.schedule.plan(step), self.schedule.seed * 7_919 + step, self.library)
 
 
-def draw(plan: Plan, seed: int) -> Episodes:
-    """Return one batch of invented episodes."""
+def draw(plan: Plan, seed: int, library: Library | None = None) -> Episodes:
+    """Return one batch of episodes, all invented, or all of one kind of real anatomy."""
     generator = torch.Generator().manual_seed(seed)
-    return render(invent(plan.episodes, LABELS, generator), plan, generator)
+    kind = float(torch.rand((), generator=generator))
+    if library and library.maps and kind < MAPS:
+        anatomies = library.draw(plan.episodes, generator, scans=False)
+    elif library and library.scans and kind > 1 - SCANS:
+        anatomies = library.draw(plan.episodes, generator, scans=True)
+    else:
+        anatomies = Anatomies(invent(plan.episodes, LABELS, generator))
+    return render(anatomies, plan, generator)
 
 
 @dataclass
@@ -183,10 +194,14 @@ class Run:
 
 
 def pretrain(
-    run: Run, *, validate_every: int = 250, on_step: Callable[[int, dict[str, float]], None] | None = None
+    run: Run,
+    *,
+    library: Library | None = None,
+    validate_every: int = 250,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> None:
     """Train until the schedule's end; log every 25 steps, save and validate every `validate_every`."""
-    stream = EpisodeStream(run.schedule, run.step)
+    stream = EpisodeStream(run.schedule, run.step, library)
     loader = DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4)
     recent: list[dict[str, float]] = []
     began = time.monotonic()

@@ -1,0 +1,298 @@
+"""What was learned from the shots: an adapter on disk, in memory, and attached to a model.
+
+An adapter is a folder in which peft finds its own files, next to a readable description, support memories and the
+timings. It holds no pickle and no pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from amsam_cli.errors import AdapterError
+from amsam_cli.methods.prompts import PromptRule
+from amsam_cli.methods.pseudo_prompt import Prototypes
+from amsam_cli.models.base import Memory, PromptableModel
+from amsam_cli.preprocess import Recipe
+from amsam_cli.version import __version__
+
+FORMAT = 1
+DESCRIPTION = "amsam.json"
+MEMORIES = "memories.safetensors"
+TIMINGS = "run.json"
+PEFT_PREFIX = "base_model.model."
+# q and v of every attention in SAM's mask decoder, as BLO-SAM and AM-SAM place LoRA; SAM 1 and SAM 2 share the names.
+DECODER_TARGETS = (
+    r".*mask_decoder\.transformer\."
+    r"(layers\.\d+\.(self_attn|cross_attn_token_to_image|cross_attn_image_to_token)|final_attn_token_to_image)"
+    r"\.(q_proj|v_proj)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """How to adapt.
+
+    Attributes:
+        rank: LoRA rank; alpha equals it, so the update has no further scale.
+        steps: optimiser steps; None decides by the number of shots, 0 trains nothing.
+        learning_rate: of LoRA; None = 3e-3.
+        seed: of augmentation, sampling and initial weights.
+        forecast: whether to refit without each held-out patient to forecast the Dice on new ones.
+    """
+
+    rank: int = 4
+    steps: int | None = None
+    learning_rate: float | None = None
+    seed: int = 0
+    forecast: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """Which network the adapter belongs to."""
+
+    name: str
+    sha256: str
+    image_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How the adapter came about.
+
+    Attributes:
+        shots: origins of the slices it learned from.
+        forecast: label -> leave-one-out Dice; None when it was not asked for or impossible.
+        trainable: module -> trained parameters.
+        seconds: stage -> wall time; kept in `run.json`, apart from what equal runs share.
+        warnings: what the user should know.
+    """
+
+    shots: tuple[str, ...] = ()
+    forecast: Mapping[int, float] | None = None
+    trainable: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SupportBank:
+    """The shots as the memory model remembers them, and as the slice model's features describe them.
+
+    Attributes:
+        maps: (K, L, Cm, h, w) memory of each shot for each label.
+        pointers: (K, L, C).
+        masks: (K, L, 1, h, w).
+        prototypes: features of the labels in each shot, and which shot shows which label.
+    """
+
+    maps: Tensor
+    pointers: Tensor
+    masks: Tensor
+    prototypes: Prototypes
+
+    def memories(self, label: int, device: torch.device) -> list[Memory]:
+        """Return the memories of the shots that show label number `label` (its index, not its value)."""
+        shown = self.prototypes.present[:, label].nonzero()[:, 0].tolist()
+        return [
+            Memory(
+                self.maps[k, label, None].to(device),
+                self.pointers[k, label, None].to(device),
+                self.masks[k, label, None].to(device),
+            )
+            for k in shown
+        ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """Everything `segment` needs beyond the backbone.
+
+    Attributes:
+        backbone: the model that was tuned and decodes slices.
+        memory_backbone: the model that carries masks from slice to slice; often the same.
+        labels: value -> name, in the order of every L axis.
+        recipe: how scans become frames.
+        config: how it was adapted.
+        lora: peft's own state, empty when nothing was trained.
+        dense: (L, C) learned prompt of each label.
+        rules: how each label's prior becomes prompts.
+        bank: the support memories.
+        record: where it comes from.
+    """
+
+    backbone: Backbone
+    memory_backbone: Backbone
+    labels: Mapping[int, str]
+    recipe: Recipe
+    config: AdapterConfig
+    lora: Mapping[str, Tensor]
+    dense: Tensor
+    rules: tuple[PromptRule, ...]
+    bank: SupportBank
+    record: Record = Record()
+
+    @property
+    def sha256(self) -> str:
+        """The hash of all that decides a mask: not of the timings."""
+        digest = hashlib.sha256(json.dumps(_describe(self), sort_keys=True).encode())
+        for name, tensor in sorted({**_peft_tensors(self), **_memory_tensors(self)}.items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter into `folder`, which must exist."""
+        config = lora_config(self.config.rank)
+        config.inference_mode = True
+        config.save_pretrained(str(folder))
+        save_file(_peft_tensors(self), folder / "adapter_model.safetensors")
+        save_file(_memory_tensors(self), folder / MEMORIES)
+        (folder / DESCRIPTION).write_text(json.dumps(_describe(self), indent=2) + "\n")
+        (folder / TIMINGS).write_text(json.dumps({"seconds": dict(self.record.seconds)}, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Adapter:
+        """Return the adapter of `folder`.
+
+        Raises:
+            AdapterError: the folder is missing, is no adapter, or one this version cannot read.
+        """
+        if not (folder / DESCRIPTION).is_file():
+            message = f"No adapter in '{folder}': it has no {DESCRIPTION}."
+            raise AdapterError(message, "make one with: amsam adapt --shots 4 LABELS -o " + str(folder))
+        try:
+            about = json.loads((folder / DESCRIPTION).read_text())
+            lora = load_file(folder / "adapter_model.safetensors")
+            memories = load_file(folder / MEMORIES)
+            return _restore(about, lora, memories, json.loads((folder / TIMINGS).read_text())["seconds"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as err:
+            message = f"The adapter in '{folder}' cannot be read: {err}."
+            raise AdapterError(message, "it may be incomplete or foreign; run amsam adapt again") from err
+
+    @contextmanager
+    def attach(self, model: PromptableModel) -> Iterator[None]:
+        """Put the trained LoRA into `model` for the time of the `with` block; the base model returns unharmed.
+
+        Raises:
+            AdapterError: the adapter was made for another model.
+        """
+        if (model.name, model.image_size) != (self.backbone.name, self.backbone.image_size):
+            message = (
+                f"The adapter was made for {self.backbone.name} at {self.backbone.image_size} px, "
+                f"not for {model.name} at {model.image_size} px."
+            )
+            raise AdapterError(message, "use the model the adapter names, or adapt again")
+        if not self.lora:
+            yield
+            return
+        with trainable_lora(model, self.config.rank) as tuned:
+            set_peft_model_state_dict(tuned, dict(self.lora))
+            tuned.requires_grad_(False)
+            yield
+
+
+def lora_config(rank: int) -> LoraConfig:
+    """Return peft's configuration of LoRA on the mask decoder: alpha = rank, no dropout, no bias (AM-SAM)."""
+    return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=DECODER_TARGETS)
+
+
+@contextmanager
+def trainable_lora(model: PromptableModel, rank: int) -> Iterator[nn.Module]:
+    """Put fresh LoRA layers into `model` for the time of the block; they start as zero, so nothing changes yet."""
+    tuned: PeftModel = get_peft_model(model.network, lora_config(rank))
+    try:
+        yield tuned
+    finally:
+        tuned.unload()
+
+
+def lora_state(tuned: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of the LoRA weights, under peft's own names."""
+    state = get_peft_model_state_dict(tuned)
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+
+def _peft_tensors(adapter: Adapter) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in adapter.lora.items()}
+
+
+def _memory_tensors(adapter: Adapter) -> dict[str, Tensor]:
+    bank = adapter.bank
+    tensors = {
+        "dense": adapter.dense,
+        "maps": bank.maps,
+        "pointers": bank.pointers,
+        "masks": bank.masks,
+        "foreground": bank.prototypes.foreground,
+        "background": bank.prototypes.background,
+        "present": bank.prototypes.present,
+    }
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _describe(adapter: Adapter) -> dict[str, Any]:
+    """Return the adapter's readable half, as JSON types."""
+    record = adapter.record
+    return {
+        "format": FORMAT,
+        "amsam": __version__,
+        "backbone": asdict(adapter.backbone),
+        "memory_backbone": asdict(adapter.memory_backbone),
+        "labels": {str(value): name for value, name in adapter.labels.items()},
+        "recipe": asdict(adapter.recipe),
+        "config": asdict(adapter.config),
+        "rules": [asdict(rule) for rule in adapter.rules],
+        "shots": list(record.shots),
+        "forecast": None if record.forecast is None else {str(v): round(d, 4) for v, d in record.forecast.items()},
+        "trainable": dict(record.trainable),
+        "warnings": list(record.warnings),
+    }
+
+
+def _restore(
+    about: dict[str, Any], lora: dict[str, Tensor], memories: dict[str, Tensor], seconds: dict[str, float]
+) -> Adapter:
+    """Return the adapter a folder's contents describe; errors are those of wrong contents."""
+    if about["format"] != FORMAT:
+        message = f"format {about['format']}, expected {FORMAT}"
+        raise ValueError(message)
+    recipe = about["recipe"]
+    known = Prototypes(memories["foreground"], memories["background"], memories["present"])
+    forecast = about["forecast"]
+    return Adapter(
+        backbone=Backbone(**about["backbone"]),
+        memory_backbone=Backbone(**about["memory_backbone"]),
+        labels={int(value): name for value, name in about["labels"].items()},
+        recipe=Recipe(
+            recipe["plane"],
+            tuple(recipe["window"]) if recipe["window"] else None,
+            tuple(recipe["percentiles"]),
+            recipe["image_size"],
+            recipe["channels"],
+        ),
+        config=AdapterConfig(**about["config"]),
+        lora=lora,
+        dense=memories["dense"],
+        rules=tuple(PromptRule(**rule) for rule in about["rules"]),
+        bank=SupportBank(memories["maps"], memories["pointers"], memories["masks"], known),
+        record=Record(
+            shots=tuple(about["shots"]),
+            forecast=None if forecast is None else {int(value): dice for value, dice in forecast.items()},
+            trainable=about["trainable"],
+            seconds=seconds,
+            warnings=tuple(about["warnings"]),
+        ),
+    )

@@ -1,0 +1,168 @@
+"""Real anatomies to learn from: label maps, and scans with labels, of the data sets that allow it.
+
+Owns the list of what may be learned. Sets kept for evaluation, and their anatomy in any other set, never become a
+target, so that figures measured on them stay honest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from amsam_cli.errors import InputError
+from amsam_cli.io import read_labels, read_volume
+from amsam_cli.pretrain.synthesis import Anatomies
+
+log = logging.getLogger(__name__)
+
+FIELD = (16, 64, 64)
+CHANNELS = 12
+
+LABEL_MAPS: Mapping[str, tuple[str, ...]] = {
+    "labelmaps_anatomy": ("brain_synthseg_*", "spine_verse*", "torso_totalseg_*"),
+}
+SCANS: Mapping[str, tuple[str, ...]] = {
+    "totalseg_samples": ("ct_body_3mm*", "ct_aorta*", "mr_abd*"),
+    "spinalcord_mr": ("*",),
+    "misc_ct_samples": ("*",),
+}
+# Hippocampus in FreeSurfer numbers; heart, pulmonary vein, atrial appendage and lung lobes in TotalSegmentator's CT
+# numbers. In its MR numbers lungs and heart are others.
+NEVER_TARGETS: Mapping[str, frozenset[int]] = {
+    "brain_synthseg": frozenset({17, 53}),
+    "torso_totalseg": frozenset({51, 53, 61, 10, 11, 12, 13, 14}),
+    "ct_body": frozenset({51, 53, 61, 10, 11, 12, 13, 14}),
+    "mr_abd": frozenset({10, 11, 22}),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Specimen:
+    """One real anatomy.
+
+    Attributes:
+        labels: (D, H, W).
+        targets: label value that may be a target -> (n, 3) some of its voxels.
+        image: the scan in [0, 1], where there is one.
+    """
+
+    labels: NDArray[np.uint16]
+    targets: Mapping[int, NDArray[np.int64]]
+    image: NDArray[np.float32] | None
+
+
+class Library:
+    """Real anatomies, read once.
+
+    Args:
+        data: a folder of data sets, each with `labels` and perhaps `images`; sets that are absent are skipped.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self.maps = [_specimen(path, None) for path in _files(data, LABEL_MAPS)]
+        self.scans = [_specimen(path, path.parents[1] / "images" / path.name) for path in _files(data, SCANS)]
+        if not self.maps and not self.scans:
+            message = f"No data set to learn from in '{data}': expected one of {[*LABEL_MAPS, *SCANS]}."
+            raise InputError(message, "leave --data out to learn from invented anatomies alone")
+        log.info("learning from %d label maps and %d scans", len(self.maps), len(self.scans))
+
+    def draw(self, count: int, generator: torch.Generator, *, scans: bool) -> Anatomies:
+        """Return `count` random pieces of real anatomies: of scans with their own look, or of label maps."""
+        shelf = self.scans if scans else self.maps
+        pieces = []
+        for _ in range(count):
+            specimen = shelf[int(torch.randint(len(shelf), (), generator=generator))]
+            pieces.append(_piece(specimen, generator))
+        fields, allowed, images = zip(*pieces, strict=True)
+        image = torch.stack(images) if scans else None
+        return Anatomies(torch.stack(fields), torch.stack(allowed), image)
+
+
+def _files(data: Path, sets: Mapping[str, tuple[str, ...]]) -> list[Path]:
+    """Return the label files of `sets` that are there, sorted."""
+    found: list[Path] = []
+    for name, patterns in sets.items():
+        for pattern in patterns:
+            found += sorted((data / name / "labels").glob(f"{pattern}.nii.gz" if pattern == "*" else pattern))
+    return found
+
+
+def _specimen(labels: Path, image: Path | None) -> Specimen:
+    """Return one anatomy, at most 160 voxels a side."""
+    values = read_labels(labels, "axial").data
+    never = next((banned for name, banned in NEVER_TARGETS.items() if labels.name.startswith(name)), frozenset())
+    steps = tuple(slice(None, None, max(1, size // 160)) for size in values.shape)
+    values = np.ascontiguousarray(values[steps])
+    targets = {int(value): _some_voxels(values, value) for value in np.unique(values) if value and value not in never}
+    picture = None
+    if image is not None:
+        raw = read_volume(image, "axial").data[0][steps]
+        low, high = np.percentile(raw, (1, 99))
+        picture = ((raw - low) / max(float(high - low), 1e-6)).clip(0, 1).astype(np.float32)
+    return Specimen(values, targets, picture)
+
+
+def _some_voxels(values: NDArray[np.uint16], value: int) -> NDArray[np.int64]:
+    """Return at most a thousand voxels of a label, evenly over the volume."""
+    places = np.argwhere(values == value)
+    return places[:: max(1, len(places) // 1000)]
+
+
+def _piece(specimen: Specimen, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a box round a random target as fields (L, Z, G, G), allowed targets (L,), and its look (1, Z, G, G)."""
+    axes = [(0, 1, 2), (1, 0, 2), (2, 0, 1)][int(torch.randint(3, (), generator=generator))]
+    labels = specimen.labels.transpose(axes)
+    target = list(specimen.targets)[int(torch.randint(len(specimen.targets), (), generator=generator))]
+    places = specimen.targets[target]
+    centre = places[int(torch.randint(len(places), (), generator=generator))][list(axes)]
+    box = _box(labels.shape, centre, generator)
+    cut = _resample(labels[box].astype(np.float32), "nearest").long()
+    kept = _kept(cut, target)
+    channels = torch.zeros(CHANNELS, *FIELD)
+    for channel, value in enumerate(kept):
+        channels[channel] = (cut == value).float()
+    # A little blur makes borders smooth; voxels of labels left out fall to the background channel.
+    channels[0] += 1 - channels.sum(dim=0).clamp(max=1)
+    channels = F.avg_pool3d(channels[None], (1, 3, 3), stride=1, padding=(0, 1, 1))[0]
+    allowed = torch.zeros(CHANNELS, dtype=torch.bool)
+    allowed[: len(kept)] = torch.tensor([value in specimen.targets for value in kept])
+    if specimen.image is None:
+        return channels, allowed, torch.zeros(())
+    return channels, allowed, _resample(specimen.image.transpose(axes)[box], "trilinear")[None]
+
+
+def _box(shape: tuple[int, ...], centre: NDArray[np.int64], generator: torch.Generator) -> tuple[slice, ...]:
+    """Return a box of random size round `centre`: square in the plane, some slices deep."""
+    share = 0.45 + 0.55 * float(torch.rand((), generator=generator))
+    side = max(24, int(share * max(shape[1:])))
+    depth = max(4, int((0.15 + 0.35 * float(torch.rand((), generator=generator))) * shape[0]))
+    box = []
+    for axis, size in enumerate((depth, side, side)):
+        length = min(size, shape[axis])
+        jitter = int((float(torch.rand((), generator=generator)) - 0.5) * 0.6 * length)
+        start = int(np.clip(centre[axis] + jitter - length // 2, 0, shape[axis] - length))
+        box.append(slice(start, start + length))
+    return tuple(box)
+
+
+def _kept(cut: Tensor, target: int) -> list[int]:
+    """Return background, the target and the largest other labels of a piece, as many as there are channels."""
+    values, counts = cut.unique(return_counts=True)
+    order = [int(values[index]) for index in counts.argsort(descending=True)]
+    others = [value for value in order if value not in (0, target)]
+    return [0, target, *others][:CHANNELS]
+
+
+def _resample(array: NDArray[np.float32], mode: str) -> Tensor:
+    """Return a box of voxels on the field grid."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))[None, None]
+    corners = None if mode == "nearest" else True
+    return F.interpolate(tensor, size=FIELD, mode=mode, align_corners=corners)[0, 0]
