@@ -28,6 +28,9 @@ from amsam_cli.volume import Geometry, LabelMap, Unit
 FEWEST_FOR_A_TEST = 6
 """Below six cases even a difference that is the same in every case has p > 0.05."""
 
+MOST_LABELS = 500
+"""No atlas draws more structures; an integer image given by mistake does."""
+
 _UNITS = {"hd95_mm": "length", "assd_mm": "length", "volume_error_pct": "%"}
 
 
@@ -66,7 +69,7 @@ def evaluate(
     pairs, warnings = _paired(Path(predictions), Path(references))
     cases = []
     for name, prediction, reference in pairs:
-        maps = read_labels(prediction, "axial"), read_labels(reference, "axial")
+        maps = _read(prediction), _read(reference)
         _check_grids(maps[0].geometry, maps[1].geometry, called=(f"'{prediction}'", f"'{reference}'"))
         cases.append(_measured(name, *maps, tolerance=tolerance_mm))
         if on_case:
@@ -114,6 +117,16 @@ def compare(first: Report, second: Report, *, seed: int = 0) -> Comparison:
             row = _difference(Difference(label, metric, unit), *pair, seed=seed)
             rows += [row] if row else []
     return Comparison(tuple(rows), (*left_cases, *left_labels))
+
+
+def _read(path: Path) -> LabelMap:
+    labels = read_labels(path, "axial")
+    if len(labels.names) > MOST_LABELS:  # every value that occurs has a name
+        raise InputError(
+            f"'{path}' holds {len(labels.names)} different values; expected at most {MOST_LABELS} labels.",
+            "Is it the image? Check which file is the mask.",
+        )
+    return labels
 
 
 def _check_tolerance(tolerance: float) -> None:

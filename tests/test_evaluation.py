@@ -132,6 +132,13 @@ def test_tolerance_that_is_no_length_is_refused(tmp_path, tolerance):
         evaluate(tmp_path, tmp_path, tolerance_mm=tolerance)
 
 
+def test_image_of_whole_numbers_is_refused_as_a_mask(tmp_path):
+    image = save(tmp_path / "image.nii.gz", np.arange(960, dtype=np.int16).reshape(12, 10, 8))
+
+    with pytest.raises(InputError, match=r"image\.nii\.gz' holds 959 different values"):
+        evaluate(image, save(tmp_path / "r.nii.gz", cube()))
+
+
 def test_masks_of_different_size_are_refused_with_both_sizes(tmp_path):
     prediction = save(tmp_path / "p.nii.gz", cube(shape=(12, 10, 9)))
     reference = save(tmp_path / "r.nii.gz", cube())
