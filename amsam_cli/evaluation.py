@@ -31,6 +31,9 @@ FEWEST_FOR_A_TEST = 6
 MOST_LABELS = 500
 """No atlas draws more structures; an integer image given by mistake does."""
 
+MANY_UNSHARED = 50
+"""So many labels in one of the two maps only are a mistake in the files more often than in the segmentation."""
+
 _UNITS = {"hd95_mm": "length", "assd_mm": "length", "volume_error_pct": "%"}
 
 
@@ -72,6 +75,7 @@ def evaluate(
         maps = _read(prediction), _read(reference)
         _check_grids(maps[0].geometry, maps[1].geometry, called=(f"'{prediction}'", f"'{reference}'"))
         cases.append(_measured(name, *maps, tolerance=tolerance_mm))
+        warnings += _doubts(cases[-1])
         if on_case:
             on_case(len(cases), len(pairs))
     return _report_of(cases, tolerance=tolerance_mm, names=names or {}, warnings=warnings)
@@ -127,6 +131,13 @@ def _read(path: Path) -> LabelMap:
             "Is it the image? Check which file is the mask.",
         )
     return labels
+
+
+def _doubts(case: _MeasuredCase) -> list[str]:
+    unshared = sum(bool(agreement.note) for agreement in case.found.values())
+    if unshared <= MANY_UNSHARED:
+        return []
+    return [f"Case '{case.name}': {unshared} labels are in one of the two files only; is one of them the image?"]
 
 
 def _check_tolerance(tolerance: float) -> None:

@@ -139,6 +139,16 @@ def test_image_of_whole_numbers_is_refused_as_a_mask(tmp_path):
         evaluate(image, save(tmp_path / "r.nii.gz", cube()))
 
 
+def test_image_of_few_grey_values_is_doubted_as_a_mask(tmp_path):
+    image = save(tmp_path / "image.nii.gz", (np.arange(960) % 200).astype(np.uint8).reshape(12, 10, 8))
+
+    report = evaluate(image, save(tmp_path / "r.nii.gz", cube()))
+
+    assert report.meta["warnings"] == [
+        "Case 'r': 198 labels are in one of the two files only; is one of them the image?"
+    ]
+
+
 def test_masks_of_different_size_are_refused_with_both_sizes(tmp_path):
     prediction = save(tmp_path / "p.nii.gz", cube(shape=(12, 10, 9)))
     reference = save(tmp_path / "r.nii.gz", cube())
