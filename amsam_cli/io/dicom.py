@@ -152,7 +152,11 @@ def _read(path: Path, *, pixels: bool) -> Slice:
     try:
         with _quiet():
             return Slice(path, pydicom.dcmread(path, stop_before_pixels=not pixels))
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError) as err:
+    except InvalidDicomError as err:
+        raise InputError(
+            f"'{path}' is no DICOM file.", "Move it out of the folder, or give it its own suffix."
+        ) from err
+    except (OSError, EOFError, ValueError, KeyError, AttributeError) as err:
         raise InputError(
             f"'{path}' cannot be read as DICOM: {str(err)[:200]}",
             "The file is damaged or of another format; copy it again.",

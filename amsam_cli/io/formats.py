@@ -21,6 +21,7 @@ SUFFIXES: dict[str, FileFormat] = {
     ".png": "image",
     ".jpg": "image",
     ".jpeg": "image",
+    ".bmp": "image",
     ".tif": "image",
     ".tiff": "image",
     ".dcm": "dicom",

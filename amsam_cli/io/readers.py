@@ -20,10 +20,12 @@ from monai.config import PathLike
 from monai.data import ImageReader, NibabelReader, PILReader, is_supported_format
 from monai.utils import ensure_tuple
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from PIL import Image
 
-from amsam_cli.errors import InputError
+from amsam_cli.errors import InputError, ResourceError
 from amsam_cli.io import names as label_names
 from amsam_cli.io.axes import checked_geometry
 from amsam_cli.volume import Geometry
@@ -36,6 +38,12 @@ LABEL_NAMES = "label_names"
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
+_DAMAGED = (
+    OSError, EOFError, ValueError, OverflowError, SyntaxError, RuntimeError, zlib.error,
+    ImageFileError, HeaderDataError, Image.DecompressionBombError,
+)  # fmt: skip
+
+
 @contextmanager
 def unreadable_in_words(path: Path, kind: str) -> Iterator[None]:
     """Turn whatever a file library raises about a damaged file into an InputError that names the file."""
@@ -43,13 +51,21 @@ def unreadable_in_words(path: Path, kind: str) -> Iterator[None]:
         raise InputError(f"'{path}' does not exist.", "Check the spelling, and the folder that amsam runs in.")
     try:
         yield
-    except (OSError, EOFError, ValueError, SyntaxError, RuntimeError, zlib.error, ImageFileError,
-            Image.DecompressionBombError) as err:  # fmt: skip
-        reason = next((line.strip() for line in reversed(str(err).splitlines()) if line.strip()), type(err).__name__)
+    except MemoryError as err:
+        raise ResourceError(
+            f"'{path}' does not fit into memory, or its header is damaged.", "Check the size that its header gives."
+        ) from err
+    except _DAMAGED as err:
         raise InputError(
-            f"'{path}' cannot be read as {kind}: {reason[:200]}",
+            f"'{path}' cannot be read as {kind}: {_reason(err)}",
             "The file is damaged, cut short or of another format; copy or export it again.",
         ) from err
+
+
+def _reason(err: Exception) -> str:
+    """Return the one line of a library's message that tells most: of ITK's stack the last, else the first."""
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()] or [type(err).__name__]
+    return lines[-1 if "SimpleITK" in lines[0] else 0][:200]
 
 
 class NiftiReader(NibabelReader):  # type: ignore[misc]
@@ -80,7 +96,7 @@ def open_nifti(path: Path) -> Any:
     Raises:
         InputError: no NIfTI file, or of a kind that amsam does not segment.
     """
-    with unreadable_in_words(path, "NIfTI"):
+    with unreadable_in_words(path, "NIfTI"), LoggingOutputSuppressor():
         image = nib.load(path)
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(f"'{path}' is a {type(image).__name__}, not NIfTI.", "Convert it to .nii.gz.")
@@ -211,7 +227,7 @@ class PictureReader(PILReader):  # type: ignore[misc]
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Return whether the file name is one of PNG, JPEG or TIFF."""
-        return bool(is_supported_format(filename, ["png", "jpg", "jpeg", "tif", "tiff"]))
+        return bool(is_supported_format(filename, ["png", "jpg", "jpeg", "bmp", "tif", "tiff"]))
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
         """Return the PIL image of one file, pixels loaded."""

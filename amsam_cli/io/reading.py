@@ -92,8 +92,7 @@ def read_labels(path: Path, plane: Plane, names: Mapping[int, str] | None = None
     stored, values = read_stored_labels(path)
     order = axis_order(stored.source.geometry, plane)
     known = {**stored.names, **(names or {})}
-    occurring = (int(value) for value in np.flatnonzero(np.bincount(values.ravel())) if value)
-    named = {value: known.get(value, f"label_{value}") for value in occurring}
+    named = {value: known.get(value, f"label_{value}") for value in occurring_values(values)}
     data = np.ascontiguousarray(order.apply(values), dtype=np.uint16)
     return LabelMap(data, order.apply_to(stored.source.geometry), {**known, **named})
 
@@ -110,6 +109,18 @@ def read_stored_labels(path: Path) -> tuple[Stored, NDArray[np.uint16]]:
     return stored, _whole_numbers(first, path)
 
 
+def occurring_values(values: NDArray[np.uint16]) -> tuple[int, ...]:
+    """Return the labels in (I, J, K) values, ascending, without background; slab by slab, as indices take 64 bits.
+
+    >>> occurring_values(np.array([[[0, 7]], [[2, 7]]], dtype=np.uint16))
+    (2, 7)
+    """
+    occurs = np.zeros(HIGHEST_LABEL + 1, np.bool_)
+    for slab in values:
+        occurs[slab] = True
+    return tuple((np.flatnonzero(occurs[1:]) + 1).tolist())
+
+
 def _whole_numbers(values: NDArray[np.float32], path: Path) -> NDArray[np.uint16]:
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= HIGHEST_LABEL):  # also for NaN
@@ -118,8 +129,8 @@ def _whole_numbers(values: NDArray[np.float32], path: Path) -> NDArray[np.uint16
             "Is it the image? Check which file is the mask.",
         )
     whole: NDArray[np.uint16] = values.astype(np.uint16)
-    broken = values[whole != values]
-    if broken.size:
+    if not np.array_equal(whole, values):
+        broken = values[whole != values]
         raise InputError(
             f"Mask '{path}' holds {broken.size} values that are no whole numbers, such as {float(broken.flat[0]):g}.",
             "Is it the image, or a resampled mask? Resample masks by nearest neighbour only.",

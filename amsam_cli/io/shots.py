@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from amsam_cli.errors import GeometryError, InputError
 from amsam_cli.io.axes import axis_order, plane_of_axis, plane_of_volume, sparse_axis
 from amsam_cli.io.pairs import Pair, find_pairs, read_dataset
-from amsam_cli.io.reading import read_grid, read_labels, read_stored_labels, read_volume
+from amsam_cli.io.reading import (
+    HIGHEST_LABEL,
+    occurring_values,
+    read_grid,
+    read_labels,
+    read_stored_labels,
+    read_volume,
+)
 from amsam_cli.volume import Geometry, LabelMap, Plane, Shot, Volume
 
 
@@ -135,21 +142,29 @@ def _survey(pair: Pair) -> Survey:
     grid = stored.source.geometry
     image_grid = read_grid(pair.image)
     _check_stored_grids(pair, image_grid, grid)
-    present = np.flatnonzero(np.bincount(values.ravel()))
-    found = tuple(int(value) for value in present if value)
+    found = occurring_values(values)
     if not found:
         raise InputError(
             f"Label file '{pair.labels}' is empty: no voxel holds a label.", "Annotate a slice of it, or remove it."
         )
-    where = np.nonzero(values)
-    rows = np.searchsorted(np.asarray(found), values[where])
-    pixels = [_count(rows, where[axis], (len(found), grid.shape[axis])) for axis in range(3)]
-    return Survey(pair, grid, image_grid, found, (pixels[0], pixels[1], pixels[2]))
+    return Survey(pair, grid, image_grid, found, _pixels(values, found))
 
 
-def _count(rows: NDArray[np.intp], slices: NDArray[np.intp], shape: tuple[int, int]) -> NDArray[np.int64]:
-    """Return how many voxels there are of each label (row) in each slice."""
-    return np.bincount(rows * shape[1] + slices, minlength=shape[0] * shape[1]).reshape(shape)
+def _pixels(
+    values: NDArray[np.uint16], found: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return per file axis (L, n) the voxels of each label in each slice; slab by slab, to save memory."""
+    i, j, k = values.shape
+    across_i, across_j, across_k = (np.zeros((len(found), size), np.int64) for size in (i, j, k))
+    rows = np.zeros(HIGHEST_LABEL + 1, np.int64)
+    rows[list(found)] = np.arange(len(found))
+    for n, slab in enumerate(values):
+        jj, kk = np.nonzero(slab)
+        row = rows[slab[jj, kk]]
+        across_i[:, n] = np.bincount(row, minlength=len(found))
+        across_j += np.bincount(row * j + jj, minlength=across_j.size).reshape(across_j.shape)
+        across_k += np.bincount(row * k + kk, minlength=across_k.size).reshape(across_k.shape)
+    return across_i, across_j, across_k
 
 
 def _check_stored_grids(pair: Pair, image: Geometry, labels: Geometry) -> None:
