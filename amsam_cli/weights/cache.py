@@ -89,8 +89,6 @@ def ensure(name: str, on_progress: Progress | None = None) -> Path:
             f"The built-in weights '{path}' are missing from this installation.",
             "install amsam again; the wheel contains them.",
         )
-    if is_offline():
-        raise _not_here(checkpoint, "the network is switched off by AMSAM_OFFLINE or HF_HUB_OFFLINE")
     return pull(name, on_progress)
 
 
@@ -102,12 +100,14 @@ def pull(name: str, on_progress: Progress | None = None) -> Path:
 
     Raises:
         InputError: no model has that name.
-        WeightsError: the server cannot be reached or refuses, or sent something else than was published.
+        WeightsError: the network is switched off, or the server refuses or sends something else than was published.
     """
     checkpoint = find_checkpoint(name)
     path = location(checkpoint)
     if checkpoint.family == "builtin" or path.is_file():
         return ensure(name)
+    if is_offline():
+        raise _not_here(checkpoint, "the network is switched off by AMSAM_OFFLINE or HF_HUB_OFFLINE")
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -135,11 +135,12 @@ def test_pull_goes_through_the_proxy_of_the_environment(published, server, monke
     assert server.requests[-1]["path"] == elsewhere
 
 
-def test_ensure_says_which_file_to_place_where_when_offline(published, server, home, monkeypatch):
+@pytest.mark.parametrize("fetch", [ensure, pull])
+def test_cache_says_which_file_to_place_where_when_offline(published, server, home, monkeypatch, fetch):
     monkeypatch.setenv("AMSAM_OFFLINE", "1")
 
     with pytest.raises(WeightsError, match="switched off by AMSAM_OFFLINE") as caught:
-        ensure("hashed")
+        fetch("hashed")
 
     assert f"download {server.url}/hashed.pth" in caught.value.hint
     assert f"place it as '{home / 'hashed.pth'}'" in caught.value.hint
