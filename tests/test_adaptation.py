@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from amsam_cli.adaptation import adapt, choose
+from amsam_cli.adapter import AdapterConfig
+from amsam_cli.errors import InputError
+from amsam_cli.io import Pair
+from amsam_cli.volume import LabelMap, Shot
+from tests.scans import ball_shot
+from tests.toy import ToyModel
+
+QUICK = AdapterConfig(steps=4, forecast=False)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """As much of a candidate as `choose` looks at."""
+
+    patient: str
+    position: float
+    areas: Mapping[int, int]
+
+    @property
+    def pair(self) -> Pair:
+        return Pair(Path(f"{self.patient}.nii.gz"), Path(f"{self.patient}_seg.nii.gz"), self.patient)
+
+    @property
+    def origin(self) -> str:
+        return f"{self.patient}:{self.position}"
+
+
+def test_choose_covers_every_label():
+    common = [Slice("a", i / 10, {1: 500}) for i in range(8)]
+    rare = Slice("a", 0.95, {2: 30})
+
+    chosen = choose([*common, rare], 2)
+
+    assert rare in chosen
+
+
+def test_choose_spreads_over_patients():
+    candidates = [Slice(patient, i / 10, {1: 100}) for patient in "abcd" for i in range(5)]
+
+    chosen = choose(candidates, 4)
+
+    assert {candidate.patient for candidate in chosen} == set("abcd")
+
+
+def test_choose_spreads_over_depth_within_one_patient():
+    candidates = [Slice("a", i / 20, {1: 100}) for i in range(21)]
+
+    chosen = choose(candidates, 3)
+
+    positions = sorted(candidate.position for candidate in chosen)
+    assert min(np.diff(positions)) >= 0.25
+
+
+def test_choose_does_not_depend_on_the_order_of_the_files():
+    candidates = [Slice(patient, i / 10, {1: 100 + i, 2: 50 - i}) for patient in "abc" for i in range(6)]
+
+    first = choose(candidates, 4)
+    second = choose(candidates[::-1], 4)
+
+    assert first == second
+
+
+def test_choose_takes_all_when_there_are_fewer():
+    candidates = [Slice("a", 0.5, {1: 10})]
+
+    assert choose(candidates, 4) == candidates
+
+
+def test_adapt_learns_every_label_of_the_shots():
+    adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=QUICK)
+
+    assert adapter.labels == {1: "ball", 2: "other"}
+    assert adapter.dense.shape == (2, 8)
+    assert adapter.bank.maps.shape[:2] == (2, 2)
+    assert adapter.record.shots == ("scan_0.nii.gz:4", "scan_1.nii.gz:4")
+    assert adapter.recipe.plane == "axial"
+
+
+def test_adapt_with_the_same_seed_gives_the_same_adapter():
+    shots = [ball_shot(0), ball_shot(1)]
+
+    first = adapt(shots, ToyModel(), config=QUICK)
+    second = adapt(shots, ToyModel(), config=QUICK)
+    other = adapt(shots, ToyModel(), config=AdapterConfig(steps=4, forecast=False, seed=1))
+
+    assert first.sha256 == second.sha256
+    assert first.sha256 != other.sha256
+
+
+def test_adapt_without_steps_trains_nothing_but_remembers_the_shots():
+    adapter = adapt([ball_shot(0)], ToyModel(), config=AdapterConfig(steps=0, forecast=False))
+
+    assert not adapter.lora
+    assert not adapter.record.trainable
+    assert adapter.bank.prototypes.present.all()
+
+
+def test_adapt_reports_what_it_trained():
+    adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=QUICK)
+
+    assert adapter.record.trainable["prompts"] == 2 * 8
+    assert adapter.record.trainable["decoder LoRA"] > 0
+
+
+def test_adapt_forecasts_on_patients_it_did_not_see():
+    seen: list[str] = []
+    shots = [ball_shot(seed) for seed in (0, 1, 2)]
+
+    adapter = adapt(
+        shots,
+        ToyModel(image_size=128),
+        config=AdapterConfig(steps=60, learning_rate=0.03),
+        on_step=lambda stage, done, total: seen.append(f"{stage} {done}/{total}"),
+    )
+
+    assert adapter.record.forecast is not None
+    assert adapter.record.forecast[1] > 0.5
+    assert "forecast 3/3" in seen
+
+
+def test_forecast_falls_when_the_labels_are_wrong():
+    def shuffled(seed: int) -> Shot:
+        shot = ball_shot(seed)
+        rng = np.random.default_rng(seed)
+        data = rng.permutation(shot.labels.data.reshape(-1)).reshape(shot.labels.data.shape)
+        labels = LabelMap(data, shot.labels.geometry, shot.labels.names)
+        return Shot(shot.volume, labels, shot.scan, shot.origin, shot.patient, shot.position)
+
+    adapter = adapt([shuffled(seed) for seed in (0, 1)], ToyModel(), config=AdapterConfig(steps=20))
+
+    assert adapter.record.forecast is not None
+    assert max(adapter.record.forecast.values()) < 0.3
+    assert any("when held out" in warning for warning in adapter.record.warnings)
+
+
+def test_one_shot_gives_an_adapter_and_no_forecast():
+    adapter = adapt([ball_shot(0)], ToyModel(), config=AdapterConfig(steps=2))
+
+    assert adapter.record.forecast is None
+    assert any("One shot" in warning for warning in adapter.record.warnings)
+
+
+def test_adapt_refuses_to_learn_from_nothing():
+    with pytest.raises(InputError, match="no annotated slice"):
+        adapt([], ToyModel())
+
+
+def test_adapt_refuses_shots_without_a_label():
+    shot = ball_shot(0)
+    empty = LabelMap(np.zeros_like(shot.labels.data), shot.labels.geometry)
+
+    with pytest.raises(InputError, match="labelled pixel"):
+        adapt([Shot(shot.volume, empty, shot.scan, shot.origin, shot.patient)], ToyModel())

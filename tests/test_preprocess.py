@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from amsam_cli.preprocess import Augmentation, Frames, Placement, Recipe, fit, intensity_limits
+from amsam_cli.volume import Geometry, LabelMap, Volume
+from tests.scans import BALL, OTHER, ball_scan, ball_shot
+
+GREY = Recipe("axial", None, (0.0, 100.0), 64, 1)
+
+
+def picture(height: int, width: int, channels: int = 1) -> Volume:
+    rng = np.random.default_rng(0)
+    data = rng.uniform(0, 255, (channels, 1, height, width)).astype(np.float32)
+    return Volume(data, Geometry.of_picture(height, width), (0.0, 255.0))
+
+
+def test_fit_takes_percentiles_where_units_are_arbitrary():
+    recipe = fit([ball_shot()], image_size=64, plane="axial")
+
+    assert recipe.window is None
+    assert recipe.image_size == 64
+    assert recipe.channels == 1
+
+
+def test_fit_takes_one_window_round_the_tissue_for_ct():
+    volume, labels = ball_scan()
+    air = Volume(volume.data - 1000, volume.geometry, (-1000.0, 0.0), volume.source)
+    shot = ball_shot()
+    ct = type(shot)(air.slice(4), labels.slice(4), lambda: air, shot.origin, shot.patient)
+
+    recipe = fit([ct], image_size=64, plane="axial")
+
+    assert recipe.window is not None
+    low, high = recipe.window
+    assert low < -750 < -500 < high  # the two balls lie near -750 and -500 HU
+    assert high - low >= 300
+
+
+def test_intensity_limits_of_a_flat_scan_do_not_collapse():
+    flat = Volume(np.full((1, 1, 4, 4), 5, np.float32), Geometry.of_picture(4, 4), (0.0, 9.0))
+
+    assert intensity_limits(flat, GREY) == (0.0, 9.0)
+
+
+def test_frames_are_between_zero_and_one_with_three_channels():
+    volume, _ = ball_scan()
+
+    pixels = Frames(volume, GREY).pixels(2, 5)
+
+    assert pixels.shape == (3, 3, 64, 64)
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1
+
+
+def test_frames_of_a_slice_are_scaled_by_its_whole_scan():
+    volume, _ = ball_scan()
+
+    whole = Frames(volume, GREY).pixels(0, 1)
+    alone = Frames(volume.slice(0), GREY, scan=volume).pixels(0, 1)
+
+    torch.testing.assert_close(alone, whole)
+
+
+def test_frames_make_colour_grey_when_the_recipe_is_grey():
+    pixels = Frames(picture(20, 20, channels=3), GREY).pixels(0, 1)
+
+    torch.testing.assert_close(pixels[:, 0], pixels[:, 2])
+
+
+def test_placement_keeps_proportions_in_millimetres():
+    affine = np.diag([1.0, 2.0, 1.0, 1.0])  # rows 2 mm apart, columns 1 mm
+
+    placement = Placement.of(Geometry((1, 40, 40), affine), 64)
+
+    assert (placement.frame_height, placement.frame_width) == (64, 32)
+    assert placement.left == 16
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (30, 61), (200, 120)])
+def test_placement_restore_brings_a_filled_slice_back(height: int, width: int):
+    y, x = np.mgrid[0:height, 0:width]
+    smooth = torch.from_numpy((np.sin(y / height * 3) + x / width).astype(np.float32))[None, None]
+    placement = Placement.of(Geometry.of_picture(height, width), 64)
+
+    back = placement.restore(placement.fill(smooth))
+
+    inner = (..., slice(4, -4), slice(4, -4))
+    assert (back[inner] - smooth[inner]).abs().max() < 0.03
+
+
+def test_frames_masks_hold_the_share_of_each_label():
+    volume, labels = ball_scan()
+
+    masks = Frames(volume, GREY).masks(labels, [BALL, OTHER])
+
+    assert masks.shape == (9, 2, 64, 64)
+    share = masks[4, 0].mean() * 64 * 64 / (48 * 48)
+    assert float(share) == pytest.approx(labels.mask(BALL)[4].mean() * (64 / 48) ** 2, rel=0.03)
+
+
+def test_augmentation_is_the_same_for_the_same_seed():
+    volume, labels = ball_scan()
+    frames = Frames(volume, GREY)
+    pixels, masks = frames.pixels(4, 5)[0], frames.masks(labels, [BALL])[4]
+
+    first = Augmentation(seed=3).view(pixels, masks)
+    second = Augmentation(seed=3).view(pixels, masks)
+    other = Augmentation(seed=4).view(pixels, masks)
+
+    torch.testing.assert_close(first[0], second[0], rtol=0, atol=0)
+    assert not torch.equal(first[0], other[0])
+
+
+def test_augmentation_moves_the_mask_with_the_picture():
+    geometry = Geometry.of_picture(64, 64)
+    disc = np.zeros((1, 64, 64), np.uint16)
+    disc[0, 20:44, 20:44] = 1
+    volume = Volume(disc[None].astype(np.float32), geometry, (0.0, 1.0))
+    frames = Frames(volume, GREY)
+    masks = frames.masks(LabelMap(disc, geometry), [1])[0]
+    augmentation = Augmentation(seed=0)
+
+    for _ in range(5):
+        pixels, mask = augmentation.view(frames.pixels(0, 1)[0], masks)
+        inside, outside = pixels[0][mask[0] > 0.9], pixels[0][mask[0] < 0.1]
+        assert inside.mean() > outside.mean() + 0.3

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from amsam_cli.adaptation import adapt
+from amsam_cli.adapter import Adapter, AdapterConfig
+from amsam_cli.errors import AdapterError
+from amsam_cli.metrics import dice
+from amsam_cli.segmentation import segment
+from amsam_cli.volume import Geometry, LabelMap, Shot, Volume
+from tests.scans import BALL, OTHER, ball_scan, ball_shot
+from tests.toy import ToyModel
+
+
+@pytest.fixture(scope="module")
+def model() -> ToyModel:
+    return ToyModel(image_size=128)
+
+
+@pytest.fixture(scope="module")
+def adapter(model: ToyModel) -> Adapter:
+    shots = [ball_shot(0), ball_shot(1), ball_shot(2, index=3)]
+    return adapt(shots, model, config=AdapterConfig(steps=200, learning_rate=0.03, forecast=False))
+
+
+def test_segment_finds_the_object_in_a_new_patient(adapter: Adapter, model: ToyModel):
+    volume, truth = ball_scan(7)
+
+    result = segment(volume, adapter, model)
+
+    assert dice(result.labels.mask(BALL), truth.mask(BALL)) > 0.7
+
+
+def test_segment_answers_on_the_grid_of_the_scan(adapter: Adapter, model: ToyModel):
+    volume, _ = ball_scan(7, depth=5, side=37)
+
+    result = segment(volume, adapter, model)
+
+    assert result.labels.geometry is volume.geometry
+    assert result.labels.data.shape == (5, 37, 37)
+    assert result.labels.data.dtype == np.uint16
+    assert result.labels.names == {BALL: "ball", OTHER: "other"}
+
+
+def test_segment_gives_each_label_a_confidence_per_slice(adapter: Adapter, model: ToyModel):
+    volume, _ = ball_scan(7)
+
+    result = segment(volume, adapter, model)
+
+    assert set(result.confidence) == {BALL, OTHER}
+    for confidence in result.confidence.values():
+        assert confidence.shape == (9,)
+        assert ((confidence >= 0) & (confidence <= 1)).all()
+
+
+def test_segment_starts_from_a_slice_that_shows_the_object(adapter: Adapter, model: ToyModel):
+    volume, truth = ball_scan(7)
+
+    result = segment(volume, adapter, model)
+
+    assert truth.mask(BALL)[result.seeds[BALL]].any()
+
+
+@pytest.mark.parametrize("depth", [1, 2], ids=["one slice", "two slices"])
+def test_segment_takes_very_short_scans(adapter: Adapter, model: ToyModel, depth: int):
+    volume, truth = ball_scan(7)
+    short, part = volume.part(4, 4 + depth), truth.data[4 : 4 + depth]
+
+    result = segment(short, adapter, model)
+
+    assert dice(result.labels.mask(BALL), part == BALL) > 0.6
+
+
+def test_segment_gives_the_mirrored_answer_for_the_reversed_scan(adapter: Adapter, model: ToyModel):
+    volume, _ = ball_scan(7)
+    reversed_scan = Volume(volume.data[:, ::-1].copy(), volume.geometry, volume.range, volume.source)
+
+    forward = segment(volume, adapter, model).labels.mask(BALL)
+    backward = segment(reversed_scan, adapter, model).labels.mask(BALL)[::-1]
+
+    assert dice(forward, backward) > 0.95
+
+
+def test_segment_of_a_picture_needs_no_propagation(model: ToyModel):
+    def picture(seed: int) -> tuple[Volume, LabelMap]:
+        volume, labels = ball_scan(seed)
+        geometry = Geometry.of_picture(48, 48)
+        flat = Volume(volume.data[:, 4:5], geometry, volume.range)
+        return flat, LabelMap(labels.data[4:5], geometry, labels.names)
+
+    shots = [Shot(*picture(seed), lambda s=seed: picture(s)[0], f"{seed}.png", f"{seed}") for seed in (0, 1, 2)]
+    learned = adapt(shots, model, config=AdapterConfig(steps=200, learning_rate=0.03, forecast=False))
+    volume, truth = picture(7)
+
+    result = segment(volume, learned, model)
+
+    assert not result.seeds
+    assert dice(result.labels.mask(BALL), truth.mask(BALL)) > 0.6
+
+
+def test_segment_is_silent_unless_asked(adapter: Adapter, model: ToyModel, capsys: pytest.CaptureFixture[str]):
+    volume, _ = ball_scan(7)
+    stages: list[Sequence[object]] = []
+
+    segment(volume, adapter, model, on_step=lambda *step: stages.append(step))
+
+    assert capsys.readouterr() == ("", "")
+    assert ("encode", 9, 9) in stages
+    assert ("segment", 2, 2) in stages
+
+
+def test_segment_says_when_a_label_was_not_found(adapter: Adapter, model: ToyModel):
+    volume, _ = ball_scan(7)
+    rng = np.random.default_rng(0)
+    noise = Volume(rng.normal(100, 10, volume.data.shape).astype(np.float32), volume.geometry, (60, 140), volume.source)
+
+    result = segment(noise, adapter, model)
+
+    missing = {BALL, OTHER} - set(result.labels.values())
+    assert len(result.warnings) == len(missing)
+
+
+def test_segment_refuses_a_model_the_adapter_was_not_made_for(adapter: Adapter):
+    volume, _ = ball_scan(7)
+    foreign = replace(adapter, backbone=replace(adapter.backbone, name="sam2.1-tiny"))
+
+    with pytest.raises(AdapterError, match=r"made for sam2\.1-tiny"):
+        segment(volume, foreign, ToyModel(), memory_model=ToyModel())
