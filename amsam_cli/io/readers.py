@@ -7,10 +7,13 @@ own `Compose([LoadImaged(keys, reader=NiftiReader), ...])`. Errors are ours, in 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import nibabel as nib
@@ -20,7 +23,6 @@ from monai.config import PathLike
 from monai.data import ImageReader, NibabelReader, PILReader, is_supported_format
 from monai.utils import ensure_tuple
 from nibabel.filebasedimages import ImageFileError
-from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from PIL import Image
@@ -68,6 +70,17 @@ def _reason(err: Exception) -> str:
     return lines[-1 if "SimpleITK" in lines[0] else 0][:200]
 
 
+@contextmanager
+def muted(name: str) -> Iterator[None]:
+    """Keep the remarks of one library's logger off the user's screen; what matters of them is raised in words."""
+    logger = logging.getLogger(name)
+    was, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was
+
+
 class NiftiReader(NibabelReader):  # type: ignore[misc]
     """Reads NIfTI as it is stored.
 
@@ -96,7 +109,7 @@ def open_nifti(path: Path) -> Any:
     Raises:
         InputError: no NIfTI file, or of a kind that amsam does not segment.
     """
-    with unreadable_in_words(path, "NIfTI"), LoggingOutputSuppressor():
+    with unreadable_in_words(path, "NIfTI"), muted("nibabel.global"):
         image = nib.load(path)
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(f"'{path}' is a {type(image).__name__}, not NIfTI.", "Convert it to .nii.gz.")
@@ -158,7 +171,7 @@ class ItkReader(ImageReader):  # type: ignore[misc]
         (name,) = ensure_tuple(data)
         path = Path(name)
         reader = open_itk(path)
-        with unreadable_in_words(path, "NRRD or MHA"):
+        with unreadable_in_words(path, "NRRD or MHA"), _itk_speaking():
             return reader.Execute()
 
     def get_data(self, img: Any) -> tuple[NDArray[Any], dict[str, Any]]:
@@ -186,10 +199,9 @@ def open_itk(path: Path) -> Any:
     Raises:
         InputError: damaged, or more than three axes.
     """
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # else ITK writes its own lines to stderr
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    with unreadable_in_words(path, "NRRD or MHA"):
+    with unreadable_in_words(path, "NRRD or MHA"), _itk_speaking():
         reader.ReadImageInformation()
     size = reader.GetSize()
     if any(n > 1 for n in size[3:]):
@@ -197,6 +209,28 @@ def open_itk(path: Path) -> Any:
             f"'{path}' has {len(size)} axes, size {size}; expected three.", "Save the volume of interest on its own."
         )
     return reader
+
+
+@contextmanager
+def _itk_speaking() -> Iterator[None]:
+    """Hear what ITK's MetaImage library writes to stderr itself, and make it the reason if reading fails.
+
+    It is C++ that knows no Python: only the file descriptor reaches it. Its exception then says a reason of no use.
+    """
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    sys.stderr.flush()
+    own = os.dup(2)
+    with TemporaryFile() as words:
+        os.dup2(words.fileno(), 2)
+        try:
+            yield
+        except RuntimeError as err:
+            words.seek(0)
+            said = words.readline().decode(errors="replace").strip()
+            raise RuntimeError(said or str(err)) from err
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
 
 
 def itk_geometry(image: Any) -> Geometry:

@@ -6,7 +6,6 @@ which reader is for which format, not how any format works.
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from amsam_cli.io.readers import (
     NiftiReader,
     PictureReader,
     itk_geometry,
+    muted,
     nifti_geometry,
     open_itk,
     open_nifti,
@@ -196,18 +196,9 @@ def _reader(family: FileFormat, *, palette_as_values: bool) -> ImageReader:
 @cache
 def _loader() -> Any:
     """Return MONAI's loader; made once, as it looks for every reader's package, and says so about those not there."""
-    missing = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
-    missing.addFilter(_silent)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return LoadImage(image_only=True, dtype=np.float32)
-    finally:
-        missing.removeFilter(_silent)
-
-
-def _silent(record: logging.LogRecord) -> bool:
-    return False
+    with warnings.catch_warnings(), muted("monai.data.nvimgcodec_pydicom_plugin"):
+        warnings.simplefilter("ignore")
+        return LoadImage(image_only=True, dtype=np.float32)
 
 
 def _ordered(source: Source, plane: Plane) -> Source:

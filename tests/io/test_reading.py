@@ -176,6 +176,16 @@ def test_read_volume_refuses_a_file_cut_short(tmp_path: Path, save_nifti: Save, 
         read_volume(tmp_path / name)
 
 
+def test_read_volume_alone_says_why_an_mha_is_damaged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((9, 9, 9), np.uint8)), str(tmp_path / "a.mha"))
+    (tmp_path / "a.mha").write_bytes((tmp_path / "a.mha").read_bytes()[:-300])
+
+    with pytest.raises(InputError, match="data not read completely"):
+        read_volume(tmp_path / "a.mha")
+
+    assert capfd.readouterr().err == ""
+
+
 def test_read_volume_refuses_a_picture_of_many_pages(tmp_path: Path) -> None:
     page = Image.new("L", (4, 3))
     page.save(tmp_path / "a.tif", save_all=True, append_images=[page, page])
