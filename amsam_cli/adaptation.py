@@ -23,15 +23,16 @@ from amsam_cli.adapter import (
     Backbone,
     Record,
     SupportBank,
+    Trust,
     lora_state,
     trainable_lora,
 )
 from amsam_cli.errors import InputError
 from amsam_cli.io import Candidate
 from amsam_cli.methods import prompts, pseudo_prompt
-from amsam_cli.methods.losses import mask_loss
+from amsam_cli.methods.losses import hard_dice, mask_loss, to_side
 from amsam_cli.metrics import dice
-from amsam_cli.models.base import Embedding, Memory, MemoryModel, OnStep, PromptableModel, Prompts
+from amsam_cli.models.base import Decoded, Embedding, Memory, MemoryModel, OnStep, PromptableModel, Prompts
 from amsam_cli.preprocess import Augmentation, Frames, Recipe, fit
 from amsam_cli.segmentation import segment
 from amsam_cli.volume import Shot, Volume
@@ -242,7 +243,7 @@ def _learn(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
     bank, views = _remember(lesson)
     rules, found = _leave_one_out_prompts(lesson, bank)
     lora, dense, trainable = _tune(lesson, views, found, report, stage)
-    return Adapter(
+    adapter = Adapter(
         backbone=_backbone_of(lesson.model),
         memory_backbone=_backbone_of(lesson.memory_model),
         labels=lesson.labels,
@@ -251,9 +252,40 @@ def _learn(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
         lora=lora,
         dense=dense,
         rules=rules,
+        trust=(),
         bank=bank,
         record=Record(shots=tuple(example.shot.origin for example in lesson.examples), trainable=trainable),
     )
+    with torch.no_grad(), adapter.attach(lesson.model):
+        trust = [_trust(lesson, adapter, found, label) for label in range(len(lesson.labels))]
+    return replace(adapter, trust=tuple(trust))
+
+
+def _trust(lesson: Lesson, adapter: Adapter, found: Prompts, label: int) -> Trust:
+    """Return how well both ways of looking do on the shots that show a label, none helped by itself."""
+    shown = adapter.bank.prototypes.present[:, label].nonzero()[:, 0].tolist()
+    memories = dict(zip(shown, adapter.bank.memories(label, lesson.memory_model.device), strict=True))
+    own_memory = lesson.memory_model is lesson.model
+    alone, recalled = [], []
+    for shot in shown:
+        example = lesson.examples[shot]
+        dense = adapter.dense[label].to(lesson.model.device).expand(VIEWS, -1)
+        row = (label * len(lesson.examples) + shot) * VIEWS
+        asked = replace(found.rows(slice(row, row + VIEWS)), dense=dense)
+        alone.append(_overlap(lesson.model.decode(example.slices, asked), example.masks[:, label]))
+        others = [memories[other] for other in shown if other != shot] or [memories[shot]]
+        bank = [memory.repeat(VIEWS) for memory in others]
+        plain = Prompts.empty(VIEWS, device=dense.device, dense=dense if own_memory else None)
+        answer = lesson.memory_model.recall(example.remembered, bank, plain)
+        recalled.append(_overlap(answer, example.memory_masks[:, label]))
+    return Trust(round(float(np.mean(alone)), 4), round(float(np.mean(recalled)), 4))
+
+
+def _overlap(answer: Decoded, truth: Tensor) -> float:
+    """Return the mean Dice of masks over views (A, S, S)."""
+    side = answer.logits.shape[-1]
+    small = to_side(truth[:, None], side)[:, 0]
+    return float(hard_dice(answer.logits[:, 0] > 0, small > 0.5).mean())
 
 
 def _backbone_of(model: PromptableModel) -> Backbone:

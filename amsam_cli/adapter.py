@@ -87,6 +87,19 @@ class Record:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """How well each way of looking did on a label, as mean Dice on shots it was asked for without themselves.
+
+    Attributes:
+        slice: decoded alone, from automatic prompts.
+        support: decoded from the other shots in memory.
+    """
+
+    slice: float
+    support: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SupportBank:
     """The shots as the memory model remembers them, and as the slice model's features describe them.
@@ -129,6 +142,7 @@ class Adapter:
         lora: peft's own state, empty when nothing was trained.
         dense: (L, C) learned prompt of each label.
         rules: how each label's prior becomes prompts.
+        trust: how much each way of looking at each label counts.
         bank: the support memories.
         record: where it comes from.
     """
@@ -141,6 +155,7 @@ class Adapter:
     lora: Mapping[str, Tensor]
     dense: Tensor
     rules: tuple[PromptRule, ...]
+    trust: tuple[Trust, ...]
     bank: SupportBank
     record: Record = Record()
 
@@ -255,6 +270,7 @@ def _describe(adapter: Adapter) -> dict[str, Any]:
         "recipe": asdict(adapter.recipe),
         "config": asdict(adapter.config),
         "rules": [asdict(rule) for rule in adapter.rules],
+        "trust": [asdict(trust) for trust in adapter.trust],
         "shots": list(record.shots),
         "forecast": None if record.forecast is None else {str(v): round(d, 4) for v, d in record.forecast.items()},
         "trainable": dict(record.trainable),
@@ -287,6 +303,7 @@ def _restore(
         lora=lora,
         dense=memories["dense"],
         rules=tuple(PromptRule(**rule) for rule in about["rules"]),
+        trust=tuple(Trust(**trust) for trust in about["trust"]),
         bank=SupportBank(memories["maps"], memories["pointers"], memories["masks"], known),
         record=Record(
             shots=tuple(about["shots"]),

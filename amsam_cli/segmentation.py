@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amsam_cli import models
-from amsam_cli.adapter import Adapter
+from amsam_cli.adapter import Adapter, Trust
 from amsam_cli.methods import prompts, pseudo_prompt
 from amsam_cli.methods.losses import hard_dice, to_side
 from amsam_cli.models.base import Decoded, Embedding, Memory, MemoryModel, OnStep, PromptableModel, Prompts
@@ -28,7 +28,8 @@ TRACKED = 6
 PATIENCE = 3
 """Slices in a row without the object after which a direction stops."""
 CLIP = 10.0
-SLICE_WEIGHT, SUPPORT_WEIGHT, TRACK_WEIGHT = 1.0, 1.0, 2.0
+TRACK_WEIGHT = 2.0
+"""A neighbour of the same scan says more than a slice of another patient."""
 REACH = 10.0
 """Slices after which a key slice's word counts a third."""
 
@@ -104,7 +105,7 @@ def segment(
         for index, value in enumerate(adapter.labels):
             report("segment", index, len(adapter.labels))
             looks, seed = _look(encoded, adapter, index, prior[:, index])
-            fused.append(_fuse(looks, seed))
+            fused.append(_fuse(looks, seed, adapter.trust[index]))
             confidence[value] = _agreement([*looks.values()]).numpy()
             if seed is not None:
                 seeds[value] = seed
@@ -268,20 +269,24 @@ def _nothing(depth: int, side: int) -> Look:
     return Look(torch.full((depth, side, side), -CLIP), torch.zeros(depth), torch.zeros(depth))
 
 
-def _fuse(looks: dict[str, Look], seed: int | None) -> Tensor:
-    """Return the weighted mean of the looks' logits, (D, s, s); where none thinks the label present, it is empty."""
-    weights = {"slice": SLICE_WEIGHT, "support": SUPPORT_WEIGHT}
+def _fuse(looks: dict[str, Look], seed: int | None, trust: Trust) -> Tensor:
+    """Return the weighted mean of the looks' logits, (D, s, s); where none that counts sees the label, it is empty.
+
+    A look counts by its predicted IoU and by how well its kind did on the shots; tracks fade with distance from the
+    key slice.
+    """
     side = max(look.logits.shape[-1] for look in looks.values())
     depth = len(next(iter(looks.values())).score)
-    distance = (torch.arange(depth) - (seed or 0)).abs()
+    fading = torch.exp(-(torch.arange(depth) - (seed or 0)).abs() / REACH)
     total, norm = torch.zeros(depth, side, side), torch.full((depth, 1, 1), 1e-6)
+    presence = torch.zeros(depth)
     for name, look in looks.items():
-        weight = look.score * weights.get(name, TRACK_WEIGHT)
-        if name not in weights:
-            weight = weight * torch.exp(-distance / REACH)
+        worth = (trust.slice if name == "slice" else trust.support) ** 2 + 1e-3
+        weight = worth * look.score * (TRACK_WEIGHT * fading if name in ("forward", "backward") else 1.0)
         total += weight[:, None, None] * to_side(look.logits[:, None], side)[:, 0]
         norm += weight[:, None, None]
-    present = torch.stack([look.presence for look in looks.values()]).amax(dim=0) >= 0.5
+        presence += weight * look.presence
+    present = presence / norm[:, 0, 0] >= 0.5
     return torch.where(present[:, None, None], total / norm, -CLIP)
 
 

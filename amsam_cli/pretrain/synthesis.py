@@ -127,13 +127,20 @@ def _patient_of_frame(batch: int, plan: Plan, generator: torch.Generator) -> Ten
 
 
 def _depths(batch: int, plan: Plan, generator: torch.Generator) -> Tensor:
-    """Return each frame's depth z, (B, T): near the episode's middle; consecutive queries walk through it."""
+    """Return each frame's depth z, (B, T): near the episode's middle; consecutive queries walk through it.
+
+    Some queries lie anywhere, so that the target is often not there: saying so must be learned as well.
+    """
     middle = uniform((batch, 1), -0.7, 0.7, generator)
     spread = uniform((batch, 1), 0.02, 0.25, generator)
     depth = middle + spread * torch.randn(batch, plan.frames, generator=generator)
     if plan.consecutive:
-        step = uniform((batch, 1), 0.02, 0.1, generator) * torch.sign(torch.randn(batch, 1, generator=generator))
+        step = uniform((batch, 1), 0.02, 0.2, generator) * torch.sign(torch.randn(batch, 1, generator=generator))
         depth[:, plan.supports :] = depth[:, plan.supports, None] + step * torch.arange(plan.queries)
+    elsewhere = torch.rand(batch, plan.queries, generator=generator) < 0.25
+    anywhere = uniform((batch, plan.queries), -1, 1, generator)
+    if not plan.consecutive:
+        depth[:, plan.supports :] = torch.where(elsewhere, anywhere, depth[:, plan.supports :])
     return depth.clamp(-1, 1)
 
 

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from amsam_cli.pretrain.anatomy import invent
+from amsam_cli.pretrain.synthesis import Anatomies, Plan, render
+
+PLAN = Plan(episodes=6, supports=2, queries=2, image_size=64)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("consecutive", [False, True])
+def test_episodes_have_pictures_and_masks_of_one_label(consecutive: bool):
+    episodes = render(Anatomies(invent(6, 8, generator())), replace(PLAN, consecutive=consecutive), generator(1))
+
+    assert episodes.pixels.shape == (6, 4, 3, 64, 64)
+    assert episodes.masks.shape == (6, 4, 1, 64, 64)
+    assert 0 <= episodes.pixels.min() <= episodes.pixels.max() <= 1
+    assert set(episodes.masks.unique().tolist()) == {0.0, 1.0}
+    assert torch.isfinite(episodes.pixels).all()
+
+
+def test_supports_nearly_always_show_the_target():
+    episodes = render(Anatomies(invent(40, 8, generator())), replace(PLAN, episodes=40), generator(1))
+
+    shown = episodes.masks[:, :2].flatten(2).amax(dim=2).mean()
+
+    assert float(shown) > 0.9
+
+
+def test_some_queries_do_not_show_the_target():
+    episodes = render(Anatomies(invent(60, 8, generator())), replace(PLAN, episodes=60), generator(1))
+
+    absent = 1 - episodes.masks[:, 2:].flatten(2).amax(dim=2).mean()
+
+    assert 0.01 < float(absent) < 0.5
+
+
+def test_targets_are_only_labels_that_are_allowed():
+    fields = torch.full((4, 3, 2, 8, 8), -1.0)
+    fields[:, 1, :, :4] = 1  # label 1 above, label 2 below
+    fields[:, 2, :, 4:] = 1
+    allowed = torch.tensor([[True, True, False]] * 4)
+
+    marked = render(Anatomies(fields, allowed), replace(PLAN, episodes=4), generator())
+
+    share = marked.masks.mean()
+    assert 0.2 < float(share) < 0.8  # one half, never both
+
+
+def test_consecutive_queries_change_little_from_one_to_the_next():
+    plan = replace(PLAN, episodes=30, queries=3)
+    anatomies = Anatomies(invent(30, 8, generator()))
+
+    walked = render(anatomies, replace(plan, consecutive=True), generator(1)).masks[:, 2:]
+    jumped = render(anatomies, plan, generator(1)).masks[:, 2:]
+
+    assert walked.diff(dim=1).abs().mean() < 0.7 * jumped.diff(dim=1).abs().mean()
+
+
+def test_real_look_is_taken_from_the_image():
+    fields = torch.zeros(2, 2, 4, 16, 16)
+    fields[:, 1, :, 4:12, 4:12] = 1
+    image = fields[:, 1:2].clone()
+
+    episodes = render(Anatomies(fields, image=image), replace(PLAN, episodes=2), generator())
+
+    inside = episodes.pixels[:, :, :1][episodes.masks > 0].mean()
+    outside = episodes.pixels[:, :, :1][episodes.masks == 0].mean()
+    assert inside > outside + 0.2
