@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from amsam_cli.errors import WeightsError
 
-SHOWN = 3
+SHOWN = 1
+"""How many keys of each kind a refusal names: hundreds differ when the architecture does."""
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -28,8 +29,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, UnpicklingError, SafetensorError) as err:
-        raise _unreadable(path, str(err).partition("\n")[0]) from err
+    # The readers' own words are no help: some speak of archives, one advises to execute what the file holds.
+    except UnpicklingError as err:
+        raise _unreadable(path, "it is no checkpoint, or holds more than tensors") from err
+    except (EOFError, RuntimeError, SafetensorError) as err:
+        raise _unreadable(path, "it is empty, cut short or damaged") from err
+    except OSError as err:
+        raise _unreadable(path, str(err.strerror)) from err
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -90,6 +96,6 @@ def _count(keys: Sequence[str], what: str) -> str:
 
 def _unreadable(path: Path, reason: str) -> WeightsError:
     return WeightsError(
-        f"Checkpoint '{path}' cannot be read: {reason}",
+        f"Checkpoint '{path}' cannot be read: {reason}.",
         "it must be a .safetensors file or a PyTorch state dict (.pt, .pth); download it again if it should be one.",
     )
