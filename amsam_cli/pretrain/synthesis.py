@@ -71,12 +71,14 @@ def render(anatomies: Anatomies, plan: Plan, generator: torch.Generator) -> Epis
     where = _coordinates(batch, plan, generator)
     sampled = F.grid_sample(fields, where, padding_mode="border", align_corners=True)
     label = sampled.argmax(dim=1)  # (B, T, S, S)
-    masks = _target(label, _allowed(anatomies), plan.supports, generator)
+    target = _target(label, _allowed(anatomies), plan.supports, generator)
     if image is None:
+        label = _without(target, sampled, label, _gone(batch, plan, generator))
         pixels = _paint(label, labels, generator)
     else:
         pixels = F.grid_sample(image, where, padding_mode="border", align_corners=True).transpose(1, 2)
     pixels = _photograph(pixels, generator)
+    masks = (label[..., None] == target[:, None, None, None]).any(dim=-1).float().unsqueeze(2)
     return Episodes(pixels.expand(-1, -1, 3, -1, -1).contiguous(), masks, plan.supports, plan.consecutive)
 
 
@@ -127,20 +129,13 @@ def _patient_of_frame(batch: int, plan: Plan, generator: torch.Generator) -> Ten
 
 
 def _depths(batch: int, plan: Plan, generator: torch.Generator) -> Tensor:
-    """Return each frame's depth z, (B, T): near the episode's middle; consecutive queries walk through it.
-
-    Some queries lie anywhere, so that the target is often not there: saying so must be learned as well.
-    """
+    """Return each frame's depth z, (B, T): near the episode's middle; consecutive queries walk through it."""
     middle = uniform((batch, 1), -0.7, 0.7, generator)
     spread = uniform((batch, 1), 0.02, 0.25, generator)
     depth = middle + spread * torch.randn(batch, plan.frames, generator=generator)
     if plan.consecutive:
         step = uniform((batch, 1), 0.02, 0.2, generator) * torch.sign(torch.randn(batch, 1, generator=generator))
         depth[:, plan.supports :] = depth[:, plan.supports, None] + step * torch.arange(plan.queries)
-    elsewhere = torch.rand(batch, plan.queries, generator=generator) < 0.25
-    anywhere = uniform((batch, plan.queries), -1, 1, generator)
-    if not plan.consecutive:
-        depth[:, plan.supports :] = torch.where(elsewhere, anywhere, depth[:, plan.supports :])
     return depth.clamp(-1, 1)
 
 
@@ -153,7 +148,10 @@ def _allowed(anatomies: Anatomies) -> Tensor:
 
 
 def _target(label: Tensor, allowed: Tensor, supports: int, generator: torch.Generator) -> Tensor:
-    """Return masks (B, T, 1, S, S) of one allowed label per episode, one that the supports show well if there is."""
+    """Return one allowed label per episode, one that the supports show well if there is, (B, 2).
+
+    Now and then two labels together are the target; else both columns are the same.
+    """
     batch, labels = allowed.shape
     share = F.one_hot(label, labels).float().mean(dim=(2, 3))  # (B, T, L)
     shown = share[:, :supports].amin(dim=1)
@@ -161,10 +159,33 @@ def _target(label: Tensor, allowed: Tensor, supports: int, generator: torch.Gene
     fit = (shown > 0.002) & (shown < 0.4)
     weight = (fit.float() + 1e-6 * (shown > 0).float() + 1e-12) * (allowed.float() + 1e-20)
     target = torch.multinomial(weight, 2, generator=generator)
-    masks = label == target[:, 0, None, None, None]
-    joined = torch.rand(batch, generator=generator) < 0.15
-    masks |= joined[:, None, None, None] & (label == target[:, 1, None, None, None])
-    return masks.float().unsqueeze(2)
+    joined = (torch.rand(batch, generator=generator) < 0.15) & fit.gather(1, target[:, 1:])[:, 0]
+    target[:, 1] = torch.where(joined, target[:, 1], target[:, 0])
+    return target
+
+
+def _gone(batch: int, plan: Plan, generator: torch.Generator) -> Tensor:
+    """Return in which frames the target is taken away, (B, T): some queries, or all slices after a point."""
+    gone = torch.rand(batch, plan.frames, generator=generator) < 0.15
+    if plan.consecutive:
+        gone[:, plan.supports] = False
+        gone = gone.cummax(dim=1).values
+    gone[:, : plan.supports] = False
+    return gone
+
+
+def _without(target: Tensor, sampled: Tensor, label: Tensor, gone: Tensor) -> Tensor:
+    """Return labels in which the target gave way to what lies next to it, in the frames where it is gone.
+
+    "It is not here" has to be learned from pictures that look just as if it could be.
+    """
+    rows, frames = gone.nonzero(as_tuple=True)
+    if not len(rows):
+        return label
+    fields = sampled[rows, :, frames].scatter(1, target[rows][..., None, None].expand(-1, -1, *label.shape[-2:]), -1e9)
+    changed = label.clone()
+    changed[rows, frames] = fields.argmax(dim=1)
+    return changed
 
 
 def _paint(label: Tensor, labels: int, generator: torch.Generator) -> Tensor:
