@@ -6,7 +6,6 @@ adapter and of the refits that forecast its Dice, works on stored features. Know
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -244,8 +243,8 @@ def _learn(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
     rules, found = _leave_one_out_prompts(lesson, bank)
     lora, dense, trainable = _tune(lesson, views, found, report, stage)
     adapter = Adapter(
-        backbone=_backbone_of(lesson.model),
-        memory_backbone=_backbone_of(lesson.memory_model),
+        backbone=Backbone.of(lesson.model),
+        memory_backbone=Backbone.of(lesson.memory_model),
         labels=lesson.labels,
         recipe=lesson.recipe,
         config=lesson.config,
@@ -286,15 +285,6 @@ def _overlap(answer: Decoded, truth: Tensor) -> float:
     side = answer.logits.shape[-1]
     small = to_side(truth[:, None], side)[:, 0]
     return float(hard_dice(answer.logits[:, 0] > 0, small > 0.5).mean())
-
-
-def _backbone_of(model: PromptableModel) -> Backbone:
-    """Return the model's identity: the hash is over its weights, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return Backbone(model.name, digest.hexdigest(), model.image_size)
 
 
 def _remember(lesson: Lesson) -> tuple[SupportBank, Memory]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from amsam_cli.errors import AdapterError
@@ -61,11 +61,20 @@ class AdapterConfig:
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """Which network the adapter belongs to."""
+    """Which network the adapter belongs to: its name, the hash of its weights, its frame side."""
 
     name: str
     sha256: str
     image_size: int
+
+    @classmethod
+    def of(cls, model: PromptableModel) -> Backbone:
+        """Return the identity of `model`; the hash is over its weights, whatever file they came from."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(model.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return cls(model.name, digest.hexdigest(), model.image_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +182,9 @@ class Adapter:
         config = lora_config(self.config.rank)
         config.inference_mode = True
         config.save_pretrained(str(folder))
-        save_file(_peft_tensors(self), folder / "adapter_model.safetensors")
-        save_file(_memory_tensors(self), folder / MEMORIES)
+        # Written as bytes, since `save_file` makes files that only their owner can read.
+        (folder / "adapter_model.safetensors").write_bytes(save(_peft_tensors(self)))
+        (folder / MEMORIES).write_bytes(save(_memory_tensors(self)))
         (folder / DESCRIPTION).write_text(json.dumps(_describe(self), indent=2) + "\n")
         (folder / TIMINGS).write_text(json.dumps({"seconds": dict(self.record.seconds)}, indent=2) + "\n")
 
@@ -204,12 +214,7 @@ class Adapter:
         Raises:
             AdapterError: the adapter was made for another model.
         """
-        if (model.name, model.image_size) != (self.backbone.name, self.backbone.image_size):
-            message = (
-                f"The adapter was made for {self.backbone.name} at {self.backbone.image_size} px, "
-                f"not for {model.name} at {model.image_size} px."
-            )
-            raise AdapterError(message, "use the model the adapter names, or adapt again")
+        _check_same(self.backbone, Backbone.of(model))
         if not self.lora:
             yield
             return
@@ -217,6 +222,16 @@ class Adapter:
             set_peft_model_state_dict(tuned, dict(self.lora))
             tuned.requires_grad_(False)
             yield
+
+
+def _check_same(expected: Backbone, found: Backbone) -> None:
+    """Refuse a model that is not the one an adapter was made for: LoRA on other weights is noise."""
+    if expected == found:
+        return
+    wanted = f"{expected.name} at {expected.image_size} px, weights {expected.sha256[:12]}"
+    given = f"{found.name} at {found.image_size} px, weights {found.sha256[:12]}"
+    message = f"The adapter was made for {wanted}; the model is {given}."
+    raise AdapterError(message, "use the model and weights the adapter names, or run amsam adapt again")
 
 
 def lora_config(rank: int) -> LoraConfig:

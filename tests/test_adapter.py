@@ -88,6 +88,17 @@ def test_attach_refuses_another_model(adapter: Adapter):
         pass
 
 
+def test_attach_refuses_the_same_model_with_other_weights(adapter: Adapter):
+    with pytest.raises(AdapterError, match="weights"), adapter.attach(ToyModel(seed=1)):
+        pass
+
+
+def test_adapter_files_can_be_read_by_others(adapter: Adapter, tmp_path: Path):
+    adapter.save(tmp_path)
+
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in tmp_path.iterdir())
+
+
 def test_fresh_lora_changes_nothing_before_the_first_step():
     model = ToyModel()
     embedding = model.encode(torch.rand(2, 3, 64, 64))

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -153,7 +153,7 @@ class Run:
         torch.save(state, part)
         part.replace(self._state)
         half = {name: value.half().contiguous() for name, value in self.average.state_dict().items()}
-        save_file(half, self.folder / "weights.part")
+        (self.folder / "weights.part").write_bytes(save(half))
         (self.folder / "weights.part").replace(self.folder / "weights.safetensors")
 
     def advance(self, episodes: Episodes) -> dict[str, float]:
