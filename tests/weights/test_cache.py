@@ -218,3 +218,17 @@ def test_verify_finds_fresh_downloads_ok(published):
     ensure("unhashed")
 
     assert [(status.state, status.sha256) for status in verify()] == [("ok", SHA256)] * 2
+
+
+def test_verify_records_nothing_inside_the_package(home, tmp_path, monkeypatch):
+    weights = tmp_path / "package" / "builtin.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    builtin = cache.find_checkpoint("builtin")
+    monkeypatch.setattr(cache, "CHECKPOINTS", {"builtin": builtin})
+    monkeypatch.setattr(cache, "location", lambda checkpoint: weights)
+
+    (status,) = cache.verify()
+
+    assert status.state == "ok"
+    assert list(weights.parent.iterdir()) == [weights]
