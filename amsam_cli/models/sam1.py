@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amsam_cli.models.base import Decoded, Embedding, Prompts
+from amsam_cli.models.precision import mixed_precision
 
 PATCH = 16
 PROMPT_WIDTH = 256
@@ -135,8 +136,9 @@ class Sam1:
     def embed(self, pixels: Tensor) -> Embedding:
         """Return what `encode` returns, with gradients: for encoder tuning."""
         network = self._network
-        features = network.image_encoder((255.0 * pixels - network.pixel_mean) / network.pixel_std)
-        return Embedding(features)
+        with mixed_precision(self.device):
+            features = network.image_encoder((255.0 * pixels - network.pixel_mean) / network.pixel_std)
+        return Embedding(features.float())
 
     def decode(self, embedding: Embedding, prompts: Prompts) -> Decoded:
         """Return one mask per row; row i of `prompts` asks row i of `embedding`.

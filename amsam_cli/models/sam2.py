@@ -7,8 +7,6 @@ predictor offers none of these. Every network of the family passes here: SAM 2.1
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from sam2.build_sam import build_sam2
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amsam_cli.models.base import Decoded, Embedding, Memory, Prompts
+from amsam_cli.models.precision import mixed_precision
 
 CONFIGS = {
     "sam2.1-tiny": "configs/sam2.1/sam2.1_hiera_t.yaml",
@@ -38,15 +37,6 @@ def build_network(architecture: str) -> SAM2Base:
     so that the mask that is trained is the mask that is used.
     """
     return build_sam2(CONFIGS[architecture], device="cpu", apply_postprocessing=False)
-
-
-def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Return bfloat16 autocast where the processor has matrix units for it, else a context that does nothing."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported()
-    else:
-        fast = device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
 
 
 class Sam2:
