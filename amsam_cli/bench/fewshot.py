@@ -1,0 +1,190 @@
+"""Data sets x shots x seeds x methods -> results, each a small file; what is there already is not run again.
+
+Every method learns from the same slices and segments the same scans of other patients. Knows no method but by name.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amsam_cli.bench.base import AVAILABLE_METHODS, Fitted, Method, load_method
+from amsam_cli.bench.ranking import table
+from amsam_cli.bench.record import CaseResult, Result, read_results
+from amsam_cli.bench.splits import SEEDS, DataSet, Split, load_splits
+from amsam_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from amsam_cli.bench.cases import Cases
+    from amsam_cli.models.base import OnStep
+
+__all__ = ["AVAILABLE_METHODS", "Selection", "read_results", "run_fewshot", "table"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What to run.
+
+    Attributes:
+        sets: names of data sets; empty for all that are there.
+        shots: how many annotated slices; a set with fewer is left out of that count.
+        seeds: of the draws.
+        methods: names of `AVAILABLE_METHODS`, or methods of one's own.
+        device: "auto", "cpu", "cuda", …
+    """
+
+    sets: Sequence[str] = ()
+    shots: Sequence[int] = (1, 4)
+    seeds: Sequence[int] = SEEDS
+    methods: Sequence[str | Method] = ("amsam", "unet")
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """One method on one draw of one set."""
+
+    dataset: DataSet
+    split: Split
+    shots: int
+    method: Method
+    folder: Path
+    device: str
+
+    @property
+    def blank(self) -> Result:
+        """The result before anything is run: where it lies and what it is of."""
+        supports = self.split.supports[: self.shots]
+        return Result(
+            set=self.dataset.name,
+            shots=self.shots,
+            seed=self.split.seed,
+            method=self.method.name,
+            version=self.method.version,
+            settings=self.method.settings,
+            supports=supports,
+            queries=self.split.queries,
+            device=self.device,
+        )
+
+
+def run_fewshot(
+    data: Path,
+    output: Path,
+    selection: Selection | None = None,
+    *,
+    splits: Mapping[str, DataSet] | None = None,
+    on_step: OnStep | None = None,
+) -> list[Result]:
+    """Return the results of a selection; those that `output` lacks are run and written there one by one.
+
+    Args:
+        data: folder of data sets, each with `images` and `labels`.
+        output: folder of results, kept over several sittings.
+        selection: what to run.
+        splits: sets by name with their draws; None = those that come with amsam.
+        on_step: told about progress, by task and within each.
+
+    Raises:
+        InputError: a set, seed, method or device is not there, or a file of a draw is missing.
+        WeightsError: the weights of a method are missing.
+    """
+    report = on_step or (lambda stage, done, total: None)
+    tasks = _tasks(data, selection or Selection(), load_splits() if splits is None else splits)
+    results = []
+    for done, task in enumerate(tasks):
+        report("bench", done, len(tasks))
+        log.info("%s", task.blank.place)
+        results.append(_finished(task, output) or _run(task, output, on_step))
+    report("bench", len(tasks), len(tasks))
+    return results
+
+
+def _tasks(data: Path, selection: Selection, splits: Mapping[str, DataSet]) -> list[Task]:
+    from amsam_cli.models import choose_device
+
+    device = str(choose_device(selection.device))
+    sets = _chosen_sets(data, selection.sets, splits)
+    methods = [load_method(each, device) if isinstance(each, str) else each for each in selection.methods]
+    for dataset in sets:
+        for count in set(selection.shots) - set(dataset.shots):
+            log.warning("'%s' has no draw of %d shots; left out. It has %s.", dataset.name, count, dataset.shots)
+    return [
+        Task(dataset, split, count, method, data / dataset.name, device)
+        for dataset in sets
+        for split in _chosen_splits(dataset, selection.seeds)
+        for count in selection.shots
+        if count in dataset.shots
+        for method in methods
+    ]
+
+
+def _chosen_sets(data: Path, names: Sequence[str], splits: Mapping[str, DataSet]) -> list[DataSet]:
+    unknown = [name for name in names if name not in splits]
+    if unknown:
+        raise InputError(f"There are no splits for a set '{unknown[0]}'.", f"Choose from {', '.join(splits)}.")
+    wanted = list(names) or [name for name in splits if (data / name).is_dir()]
+    missing = [name for name in wanted if not (data / name / "labels").is_dir()]
+    if missing or not wanted:
+        what = f"'{data / missing[0]}' has no folder 'labels'" if missing else f"'{data}' holds no known set"
+        raise InputError(f"{what}; expected SET/images and SET/labels.", f"Known sets: {', '.join(splits)}.")
+    return [splits[name] for name in wanted]
+
+
+def _chosen_splits(dataset: DataSet, seeds: Sequence[int]) -> list[Split]:
+    by_seed = {split.seed: split for split in dataset.splits}
+    unknown = [seed for seed in seeds if seed not in by_seed]
+    if unknown:
+        known = ", ".join(map(str, by_seed))
+        raise InputError(f"'{dataset.name}' has no draw of seed {unknown[0]}.", f"Its seeds are {known}.")
+    return [by_seed[seed] for seed in seeds]
+
+
+def _finished(task: Task, output: Path) -> Result | None:
+    """Return the result that is there already, if it is of the same slices, scans and settings."""
+    blank = task.blank
+    if not (output / blank.place).is_file():
+        return None
+    found = Result.read(output / blank.place)
+    return found if found.repeats(blank) else None
+
+
+def _run(task: Task, output: Path, on_step: OnStep | None) -> Result:
+    import torch
+
+    from amsam_cli.bench.cases import Cases
+
+    there = Cases(task.dataset, task.folder)
+    shots = there.shots(task.blank.supports)
+    began = time.perf_counter()
+    fitted = task.method.fit(shots, seed=task.split.seed, on_step=on_step)
+    fit_s = time.perf_counter() - began
+    result = replace(
+        task.blank,
+        unit=shots[0].volume.geometry.unit,
+        fit_s=round(fit_s, 2),
+        cases=tuple(_segment_case(name, fitted, there) for name in task.split.queries),
+        threads=torch.get_num_threads(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    result.write(output)
+    return result
+
+
+def _segment_case(name: str, fitted: Fitted, there: Cases) -> CaseResult:
+    from amsam_cli.evaluation import evaluate_maps
+
+    query = there.query(name)
+    began = time.perf_counter()
+    found = fitted.segment(query)
+    seconds = time.perf_counter() - began
+    labels = there.dataset.labels
+    report = evaluate_maps(found, query.truth, names=labels, case=name)
+    return CaseResult.of(report, seconds, list(labels.values()))

@@ -1,0 +1,127 @@
+"""One method's result on one draw of one set, as a small file: what a resumed benchmark finds again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from amsam_cli.errors import InputError
+from amsam_cli.report import Json, Report, Score, read_json, write_json
+
+METRICS = ("dice", "hd95_mm", "nsd")
+"""Of all that `evaluate` measures, what a result keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """One segmented scan.
+
+    Attributes:
+        case: its name.
+        seconds: for the segmentation alone.
+        scores: label -> metric -> value; None where the label is absent in both maps.
+    """
+
+    case: str
+    seconds: float
+    scores: Mapping[str, Mapping[str, float | None]]
+
+    @classmethod
+    def of(cls, report: Report, seconds: float, labels: Sequence[str]) -> Self:
+        """Return the result of a report on one case, of these labels."""
+        kept = [row for row in report.rows if row.metric in METRICS]
+        scores = {label: {row.metric: row.value for row in kept if row.label == label} for label in labels}
+        return cls(report.cases[0], round(seconds, 3), scores)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One method on one draw.
+
+    Attributes:
+        set: name of the data set.
+        shots: how many annotated slices.
+        seed: of the draw and of the method.
+        method: its name.
+        version: the method's.
+        settings: the method's.
+        supports: the slices it learned from.
+        queries: file names of the scans it segmented.
+        unit: of distances, "mm" or "px".
+        fit_s: seconds to learn from the shots.
+        cases: in the order of `queries`.
+        device: what it ran on.
+        threads: how many it used on the processor.
+        date: when, ISO 8601.
+    """
+
+    set: str
+    shots: int
+    seed: int
+    method: str
+    version: str
+    settings: Mapping[str, Json]
+    supports: tuple[str, ...]
+    queries: tuple[str, ...]
+    unit: str = "mm"
+    fit_s: float = 0.0
+    cases: tuple[CaseResult, ...] = field(default=())
+    device: str = "cpu"
+    threads: int = 1
+    date: str = ""
+
+    @property
+    def place(self) -> Path:
+        """Where it lies in a folder of results."""
+        return Path(self.set) / f"{self.shots}-shot_seed-{self.seed}_{self.method}_{self.version}.json"
+
+    def repeats(self, other: Result) -> bool:
+        """Return whether it is of the same method, settings, supports and queries as `other`."""
+        return _asked(self) == _asked(other)
+
+    def rows(self) -> tuple[Score, ...]:
+        """Return every score, the seed in the name of the case."""
+        return tuple(
+            Score(f"{found.case} (seed {self.seed})", label, metric, value, self.unit if metric == "hd95_mm" else "")
+            for found in self.cases
+            for label, values in found.scores.items()
+            for metric, value in values.items()
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write it to its place in `folder`.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        write_json(asdict(self), folder / self.place)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the result in a file.
+
+        Raises:
+            InputError: it is no result.
+        """
+        content = read_json(path)
+        try:
+            cases = tuple(CaseResult(**each) for each in content.pop("cases"))
+            supports, queries = (tuple(content.pop(key)) for key in ("supports", "queries"))
+            return cls(**content, supports=supports, queries=queries, cases=cases)
+        except (KeyError, TypeError) as err:
+            raise InputError(f"'{path}' is no result of the benchmark: {err}.", "Remove it and run again.") from err
+
+
+def _asked(result: Result) -> tuple[Any, ...]:
+    return result.place, dict(result.settings), result.supports, result.queries
+
+
+def read_results(folder: Path) -> list[Result]:
+    """Return every result in a folder and those below it, by file name; none if there is no such folder.
+
+    Raises:
+        InputError: a file is no result.
+    """
+    return [Result.read(path) for path in sorted(folder.glob("*/*.json"))]
