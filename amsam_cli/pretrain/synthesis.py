@@ -102,15 +102,30 @@ def _patients(batch: int, plan: Plan, generator: torch.Generator) -> tuple[Tenso
     patient = _patient_of_frame(batch, plan, generator)  # (B, T)
     turn = 0.2 * torch.randn(batch, frames, generator=generator)
     zoom = uniform((batch, frames), 0.8, 1.15, generator)
-    shift = 0.1 * torch.randn(batch, frames, 2, generator=generator)
     bend = smooth_noise((batch * frames, 2, size, size), 5, generator).view(batch, frames, 2, size, size)
     strength = uniform((batch, 1, 1, 1, 1), 0.0, 0.09, generator)
     bend = (strength * bend).permute(0, 1, 3, 4, 2)
     rows = torch.arange(batch)[:, None]
     # The whole episode is also seen from one random side and distance.
     view = (torch.randint(0, 4, (batch, 1), generator=generator) * torch.pi / 2).float()
-    distance = uniform((batch, 1), 0.55, 1.15, generator)
-    return turn[rows, patient] + view, zoom[rows, patient] * distance, shift[rows, patient], bend[rows, patient]
+    distance = uniform((batch, 1), 0.4, 1.15, generator)
+    zoom = zoom * distance
+    shift = _shift(zoom, generator)
+    return turn[rows, patient] + view, zoom[rows, patient], shift[rows, patient], bend[rows, patient]
+
+
+def _shift(zoom: Tensor, generator: torch.Generator) -> Tensor:
+    """Return how far each frame looks off the centre, (B, T, 2), for frames that see `zoom` (B, T) of the field.
+
+    In a third of the episodes patients are centred alike, as scans of one protocol are; in the others each looks
+    elsewhere, as far as the field goes. Without that, the network learns to answer with the place of the supports.
+    """
+    batch, frames = zoom.shape
+    small = 0.1 * torch.randn(batch, frames, 2, generator=generator)
+    room = (1 - zoom).clamp_min(0).unsqueeze(-1)
+    far = room * uniform((batch, frames, 2), -1, 1, generator)
+    alike = torch.rand(batch, 1, 1, generator=generator) < 0.35
+    return small + torch.where(alike, 0.0, far)
 
 
 def _patient_of_frame(batch: int, plan: Plan, generator: torch.Generator) -> Tensor:
