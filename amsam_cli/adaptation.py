@@ -228,7 +228,7 @@ def _views(
     """Return features and masks of all views of a shot, and features of slices of its scan."""
     frames = Frames(shot.volume, recipe, scan=scan)
     pixels, masks = frames.pixels(0, 1)[0], frames.masks(shot.labels, labels)[0]
-    augmentation = Augmentation(seed=seed)
+    augmentation = Augmentation(seed=seed, image_size=recipe.image_size)
     views = [(pixels, masks), *(augmentation.view(pixels, masks) for _ in range(VIEWS - 1))]
     embedding = Embedding.cat([model.encode(view[None].to(model.device)) for view, _ in views])
     around = Frames(scan, recipe)

@@ -180,7 +180,7 @@ class Augmentation:
     No flips: anatomy has sides, and a left kidney must not become a right one.
     """
 
-    def __init__(self, *, seed: int) -> None:
+    def __init__(self, *, seed: int, image_size: int) -> None:
         both = ["pixels", "masks"]
         self._transform: Any = Compose(
             [
@@ -189,7 +189,7 @@ class Augmentation:
                     prob=1.0,
                     rotate_range=0.26,
                     scale_range=0.2,
-                    translate_range=16,
+                    translate_range=0.1 * image_size,
                     shear_range=0.08,
                     mode="bilinear",
                     padding_mode="zeros",

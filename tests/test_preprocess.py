@@ -106,9 +106,9 @@ def test_augmentation_is_the_same_for_the_same_seed():
     frames = Frames(volume, GREY)
     pixels, masks = frames.pixels(4, 5)[0], frames.masks(labels, [BALL])[4]
 
-    first = Augmentation(seed=3).view(pixels, masks)
-    second = Augmentation(seed=3).view(pixels, masks)
-    other = Augmentation(seed=4).view(pixels, masks)
+    first = Augmentation(seed=3, image_size=64).view(pixels, masks)
+    second = Augmentation(seed=3, image_size=64).view(pixels, masks)
+    other = Augmentation(seed=4, image_size=64).view(pixels, masks)
 
     torch.testing.assert_close(first[0], second[0], rtol=0, atol=0)
     assert not torch.equal(first[0], other[0])
@@ -121,7 +121,7 @@ def test_augmentation_moves_the_mask_with_the_picture():
     volume = Volume(disc[None].astype(np.float32), geometry, (0.0, 1.0))
     frames = Frames(volume, GREY)
     masks = frames.masks(LabelMap(disc, geometry), [1])[0]
-    augmentation = Augmentation(seed=0)
+    augmentation = Augmentation(seed=0, image_size=64)
 
     for _ in range(5):
         pixels, mask = augmentation.view(frames.pixels(0, 1)[0], masks)
