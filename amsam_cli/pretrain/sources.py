@@ -155,8 +155,8 @@ def _box(shape: tuple[int, ...], centre: NDArray[np.int64], generator: torch.Gen
 
 def _kept(cut: Tensor, target: int) -> list[int]:
     """Return background, the target and the largest other labels of a piece, as many as there are channels."""
-    values, counts = cut.unique(return_counts=True)
-    order = [int(values[index]) for index in counts.argsort(descending=True)]
+    values, counts = np.unique(cut.numpy(), return_counts=True)
+    order = [int(value) for value in values[np.argsort(-counts, kind="stable")]]
     others = [value for value in order if value not in (0, target)]
     return [0, target, *others][:CHANNELS]
 
