@@ -44,7 +44,9 @@ PIPE_WIDTH = 200
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 models_app = typer.Typer(help="List, download or check the models amsam can use.")
+bench_app = typer.Typer(help="Measure amsam against other methods on data sets of your own.", no_args_is_help=True)
 app.add_typer(models_app, name="models", rich_help_panel="More")
+app.add_typer(bench_app, name="bench", rich_help_panel="More")
 
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Log what happens to stderr.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and no warnings.")]
@@ -111,18 +113,17 @@ class Screen:
         if not self.as_json:
             print(text)
 
-    def table(self, rows: Table, *, title: str = "") -> None:
+    def table(self, rows: Table) -> None:
         """Print rows as a table, the header first."""
         if self.as_json:
             return
         header, *body = rows
-        table = RichTable(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for name in header:
             table.add_column(Text(name, style="bold"), overflow="fold")
         for row in body:
             table.add_row(*map(Text, row))
-        width = None if sys.stdout.isatty() else PIPE_WIDTH
-        Console(width=width).print(table)
+        Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
 
     def warn(self, warnings: Sequence[str]) -> None:
         """Print warnings to stderr."""
@@ -537,22 +538,58 @@ def pretrain_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run; an unfinished one goes on.")],
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the whole run.")] = 4000,
     weights: Annotated[Path | None, typer.Option(help="Start from these weights, a .safetensors file.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of data sets with real anatomy to learn from too.")] = None,
     device: Device = "auto",
     seed: Seed = 0,
     verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the built-in model anew on invented anatomy."""
+    """Train the built-in model anew, on invented anatomy."""
     screen = Screen(verbose, quiet, as_json)
     from amsam_cli.models import choose_device
+    from amsam_cli.pretrain.sources import Library
     from amsam_cli.pretrain.training import Run, Schedule, pretrain
 
     if weights is not None and not weights.is_file():
         raise InputError(f"Weights '{weights}' are not a file.", "Give a weights.safetensors of another run.")
-    schedule = Schedule(steps=steps, seed=seed)
-    run = Run.start(output, schedule, device=str(choose_device(device)), weights=weights)
+    library = Library(data) if data else None
+    run = Run.start(output, Schedule(steps=steps, seed=seed), device=str(choose_device(device)), weights=weights)
     with screen.progress() as on_step:
-        pretrain(run, on_step=lambda step, figures: on_step("pretrain", step, steps))
+        pretrain(run, library=library, on_step=lambda step, figures: on_step("pretrain", step, steps))
     screen.say(f"The weights are in {output / 'weights.safetensors'}")
     screen.result({"output": str(output), "steps": run.step})
+
+
+@bench_app.callback()
+def bench_command() -> None:
+    """Measure amsam against other methods on data sets of your own."""
+
+
+@bench_app.command("fewshot")
+def fewshot_command(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of data sets: SET/images and SET/labels.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of results; what is there is not run again.")],
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Only this set; may be repeated.")] = None,
+    shots: Annotated[
+        list[int] | None, typer.Option("-k", "--shots", min=1, help="Repeatable; 1 and 4 if left out.")
+    ] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", min=0, help="Draw; repeatable; all if left out.")] = None,
+    methods: Annotated[
+        list[str] | None, typer.Option("--method", help="Repeatable; amsam and unet if left out.")
+    ] = None,
+    device: Device = "auto",
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Learn from a few slices, segment other patients, and compare methods on the same draws."""
+    screen = Screen(verbose, quiet, as_json)
+    from amsam_cli.bench.fewshot import Selection, run_fewshot, table
+    from amsam_cli.bench.splits import SEEDS
+
+    selection = Selection(sets or (), shots or (1, 4), seeds or SEEDS, methods or ("amsam", "unet"), device)
+    with screen.progress() as on_step:
+        results = run_fewshot(data, output, selection, on_step=on_step)
+    screen.say(table(results))
+    screen.result({"results": [(output / result.place).as_posix() for result in results], "table": table(results)})

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +16,19 @@ from amsam_cli.errors import AdapterError, AmsamError, GeometryError, InputError
 from tests.conftest import save_balls, save_nifti
 from tests.scans import ball_scan
 
-COMMANDS = ["adapt", "segment", "evaluate", "demo", "models", "models list", "models pull", "models verify", "info"]
+COMMANDS = [
+    "adapt",
+    "segment",
+    "evaluate",
+    "demo",
+    "models",
+    "models list",
+    "models pull",
+    "models verify",
+    "info",
+    "pretrain",
+    "bench fewshot",
+]
 
 
 def assert_two_lines(err: str) -> None:
@@ -388,6 +401,51 @@ def test_models_verify_exits_1_when_a_file_is_damaged(amsam, tmp_path):
 
     assert (fine, ran.code) == (0, 1)
     assert [entry["name"] for entry in ran.json["models"] if entry["state"] == "damaged"] == ["sam2.1-tiny"]
+
+
+# bench and pretrain: thin, so their engines are replaced
+
+
+def test_bench_fewshot_passes_its_selection_on(amsam, monkeypatch, tmp_path):
+    asked: list[object] = []
+    monkeypatch.setattr("amsam_cli.bench.fewshot.run_fewshot", lambda *args, **kwargs: asked.extend(args) or [])
+
+    ran = amsam("bench", "fewshot", "data", "-o", "out", "--set", "a", "--set", "b", "-k", 2, "--method", "unet")
+
+    assert (ran.code, ran.out) == (0, "No results yet.\n")
+    selection = asked[2]
+    assert (selection.sets, selection.shots, selection.methods) == (["a", "b"], [2], ["unet"])
+
+
+def test_bench_fewshot_refuses_a_set_without_splits(amsam):
+    ran = amsam("bench", "fewshot", "data", "-o", "out", "--set", "nonsense")
+
+    assert ran.code == 2
+    assert_two_lines(ran.err)
+
+
+def test_pretrain_starts_a_run_of_so_many_steps(amsam, monkeypatch):
+    started: dict[str, object] = {}
+
+    def start(folder: Path, schedule: object, **options: object) -> SimpleNamespace:
+        started.update(folder=folder, schedule=schedule, **options)
+        return SimpleNamespace(step=schedule.steps)
+
+    monkeypatch.setattr("amsam_cli.pretrain.training.Run.start", start)
+    monkeypatch.setattr("amsam_cli.pretrain.training.pretrain", lambda run, **options: None)
+
+    ran = amsam("pretrain", "-o", "run", "--steps", 7, "--seed", 5, "--json", "-d", "cpu")
+
+    assert ran.json == {"output": "run", "steps": 7}
+    assert (started["schedule"].steps, started["schedule"].seed, started["device"]) == (7, 5, "cpu")
+
+
+def test_pretrain_refuses_weights_that_are_not_there(amsam):
+    ran = amsam("pretrain", "-o", "run", "--weights", "none.safetensors")
+
+    assert ran.code == 2
+    assert_two_lines(ran.err)
+    assert not Path("run").exists()
 
 
 # Input that cannot be used: two lines, exit 2, nothing half-written.
