@@ -46,6 +46,8 @@ BATCH = 8
 LEARNING_RATE = 3e-3
 PROMPT_RATE = 5e-3
 WEIGHT_DECAY = 0.1
+APART = 0.25
+"""Share of a scan's depth beyond which two slices count as different views."""
 ABSENT = 0.15
 """Share of training rows whose label is not in the slice."""
 FOLDS = 4
@@ -117,9 +119,15 @@ def _gain(candidate: Candidate, chosen: Sequence[Candidate], largest: dict[int, 
     )
     same_patient = [other for other in chosen if other.pair.patient == candidate.pair.patient]
     crowded = 1 / (1 + len(same_patient))
-    depths = [abs(other.position - candidate.position) for other in chosen]
-    apart = min([0.5, *depths])
-    return coverage * (0.5 + crowded) * (0.5 + apart), candidate.origin
+    # Neighbouring slices of one patient show the same thing twice; of two patients they still show two patients.
+    own = _apart(candidate, same_patient) / APART
+    any_patient = _apart(candidate, chosen) / APART
+    return coverage * (0.5 + crowded) * (0.1 + 0.9 * own) * (0.7 + 0.3 * any_patient), candidate.origin
+
+
+def _apart(candidate: Candidate, others: Sequence[Candidate]) -> float:
+    """Return how far in depth a candidate is from the nearest of others, at most `APART`."""
+    return min([APART, *(abs(other.position - candidate.position) for other in others)])
 
 
 def adapt(

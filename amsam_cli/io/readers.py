@@ -18,7 +18,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - its users write it so
+import SimpleITK as sitk
 from monai.config import PathLike
 from monai.data import ImageReader, NibabelReader, PILReader, is_supported_format
 from monai.utils import ensure_tuple

@@ -11,7 +11,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - its users write it so
+import SimpleITK as sitk
 from monai.config import PathLike
 from monai.data import NibabelWriter
 from numpy.typing import NDArray

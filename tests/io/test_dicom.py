@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from amsam_cli.errors import GeometryError, InputError
 from amsam_cli.io import read_grid, read_volume
