@@ -153,7 +153,7 @@ def adapt(
     config = config or AdapterConfig()
     report = on_step or (lambda stage, done, total: None)
     if not shots:
-        raise InputError("There is no annotated slice to learn from.", "check the folder with: amsam adapt --dry-run")
+        raise InputError("There is no annotated slice to learn from.", "Check the folder with: amsam adapt --dry-run")
     began = time.monotonic()
     lesson = _prepare(shots, *_resolve(model, memory_model), config, report)
     encoded = time.monotonic()
@@ -186,7 +186,7 @@ def _resolve(
         loaded = models.load(memory_model, str(model.device))
         if not isinstance(loaded, MemoryModel):
             message = f"Model '{memory_model}' has no memory, so it cannot carry masks through a volume."
-            raise InputError(message, "choose --memory-model builtin or a SAM 2 model")
+            raise InputError(message, "Choose --memory-model builtin or a SAM 2 model")
         memory_model = loaded
     return model, memory_model
 
@@ -214,7 +214,7 @@ def _labels_of(shots: Sequence[Shot]) -> dict[int, str]:
         for value in shot.labels.values():
             names.setdefault(value, shot.labels.names.get(value, f"label_{value}"))
     if not names:
-        raise InputError("No shot has a labelled pixel.", "check the label files with: amsam adapt --dry-run")
+        raise InputError("No shot has a labelled pixel.", "Check the label files with: amsam adapt --dry-run")
     return dict(sorted(names.items()))
 
 

@@ -197,7 +197,7 @@ class Adapter:
         """
         if not (folder / DESCRIPTION).is_file():
             message = f"No adapter in '{folder}': it has no {DESCRIPTION}."
-            raise AdapterError(message, "make one with: amsam adapt --shots 4 LABELS -o " + str(folder))
+            raise AdapterError(message, "Make one with: amsam adapt --shots 4 LABELS -o " + str(folder))
         try:
             about = json.loads((folder / DESCRIPTION).read_text())
             lora = load_file(folder / "adapter_model.safetensors")
@@ -205,7 +205,7 @@ class Adapter:
             return _restore(about, lora, memories, json.loads((folder / TIMINGS).read_text())["seconds"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as err:
             message = f"The adapter in '{folder}' cannot be read: {err}."
-            raise AdapterError(message, "it may be incomplete or foreign; run amsam adapt again") from err
+            raise AdapterError(message, "It may be incomplete or foreign; run amsam adapt again") from err
 
     @contextmanager
     def attach(self, model: PromptableModel) -> Iterator[None]:
@@ -231,7 +231,7 @@ def _check_same(expected: Backbone, found: Backbone) -> None:
     wanted = f"{expected.name} at {expected.image_size} px, weights {expected.sha256[:12]}"
     given = f"{found.name} at {found.image_size} px, weights {found.sha256[:12]}"
     message = f"The adapter was made for {wanted}; the model is {given}."
-    raise AdapterError(message, "use the model and weights the adapter names, or run amsam adapt again")
+    raise AdapterError(message, "Use the model and weights the adapter names, or run amsam adapt again")
 
 
 def lora_config(rank: int) -> LoraConfig:

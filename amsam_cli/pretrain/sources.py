@@ -71,7 +71,7 @@ class Library:
         self.scans = [_specimen(path, path.parents[1] / "images" / path.name) for path in _files(data, SCANS)]
         if not self.maps and not self.scans:
             message = f"No data set to learn from in '{data}': expected one of {[*LABEL_MAPS, *SCANS]}."
-            raise InputError(message, "leave --data out to learn from invented anatomies alone")
+            raise InputError(message, "Leave --data out to learn from invented anatomies alone")
         log.info("learning from %d label maps and %d scans", len(self.maps), len(self.scans))
 
     def draw(self, count: int, generator: torch.Generator, *, scans: bool) -> Anatomies:
