@@ -1,7 +1,6 @@
-"""What the benchmark asks of a method, and which methods there are.
+"""What the benchmark asks of a method.
 
-A method sees the same annotated slices as every other one and predicts the same scans. Loads no network: a method's
-own module is imported when it is named.
+A method sees the same annotated slices as every other one and predicts the same scans.
 """
 
 from __future__ import annotations
@@ -10,20 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from amsam_cli.errors import InputError
 from amsam_cli.report import Json
 from amsam_cli.volume import LabelMap, Shot, Volume
 
 if TYPE_CHECKING:
     from amsam_cli.models.base import OnStep
-
-AVAILABLE_METHODS: Mapping[str, str] = {
-    "amsam": "amsam as a user gets it: adapted to the shots, then full segmentation",
-    "amsam-in-context": "amsam without tuning (--steps 0): prompts and support memories only",
-    "unet": "a residual MONAI U-Net trained from scratch on the shots, frames of 256 px",
-    "unet-128": "the same U-Net on frames of 128 px",
-}
-"""Name -> one line about it, in the order in which tables show them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,23 +54,3 @@ class Method(Protocol):
 
     def fit(self, shots: Sequence[Shot], *, seed: int, on_step: OnStep | None = None) -> Fitted:
         """Return the method, having learned from these shots and nothing else."""
-
-
-def load_method(name: str, device: str = "cpu") -> Method:
-    """Return a method by name.
-
-    Raises:
-        InputError: there is none of that name, or no such device.
-        WeightsError: the weights it needs are missing.
-    """
-    if name not in AVAILABLE_METHODS:
-        raise InputError(
-            f"There is no method '{name}' in the benchmark.", f"Choose from {', '.join(AVAILABLE_METHODS)}."
-        )
-    if name.startswith("unet"):
-        from amsam_cli.bench.unet import ScratchUNet
-
-        return ScratchUNet(name, image_size=128 if name == "unet-128" else 256, device=device)
-    from amsam_cli.bench.ours import Amsam
-
-    return Amsam(name, steps=0 if name == "amsam-in-context" else None, device=device)

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amsam_cli.bench.base import AVAILABLE_METHODS, Fitted, Method, load_method
+from amsam_cli.bench.base import Fitted, Method
+from amsam_cli.bench.contenders import AVAILABLE_METHODS, load_method
 from amsam_cli.bench.ranking import table
 from amsam_cli.bench.record import CaseResult, Result, read_results
 from amsam_cli.bench.splits import SEEDS, DataSet, Split, load_splits

@@ -7,7 +7,7 @@ from itertools import groupby
 
 import numpy as np
 
-from amsam_cli.bench.base import AVAILABLE_METHODS
+from amsam_cli.bench.contenders import AVAILABLE_METHODS
 from amsam_cli.bench.record import Result
 from amsam_cli.report import Report
 from amsam_cli.report.scores import bootstrap_interval, macro_mean, number_text

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from amsam_cli.bench.base import Query, load_method
+from amsam_cli.bench.base import Query
+from amsam_cli.bench.contenders import load_method
 from amsam_cli.bench.unet import ScratchUNet
 from amsam_cli.metrics import dice
 from tests.scans import BALL, NAMES, ball_scan, ball_shot
