@@ -31,7 +31,7 @@ from amsam_cli.io import Candidate
 from amsam_cli.methods import prompts, pseudo_prompt
 from amsam_cli.methods.losses import hard_dice, mask_loss, to_side
 from amsam_cli.metrics import dice
-from amsam_cli.models.base import Decoded, Embedding, Memory, MemoryModel, OnStep, PromptableModel, Prompts
+from amsam_cli.models.base import Decoded, Embedding, Memory, MemoryModel, OnStep, PromptableModel, Prompts, silent
 from amsam_cli.preprocess import Augmentation, Frames, Recipe, fit
 from amsam_cli.segmentation import segment
 from amsam_cli.volume import Shot, Volume
@@ -151,7 +151,7 @@ def adapt(
         InputError: no shots, or none with a label.
     """
     config = config or AdapterConfig()
-    report = on_step or (lambda stage, done, total: None)
+    report = on_step or silent
     if not shots:
         raise InputError("There is no annotated slice to learn from.", "Check the folder with: amsam adapt --dry-run")
     began = time.monotonic()
@@ -444,7 +444,7 @@ def _forecast(lesson: Lesson, report: OnStep) -> dict[int, float] | None:
     for number, held_out in enumerate(folds):
         report("forecast", number, len(folds))
         kept = [index for index in range(len(lesson.examples)) if index not in held_out]
-        adapter = _learn(lesson.only(kept), lambda stage, done, total: None, "forecast")
+        adapter = _learn(lesson.only(kept), silent, "forecast")
         for index in held_out:
             for value, overlap in _score(lesson.examples[index].shot, adapter, lesson).items():
                 found[value].append(overlap)

@@ -21,7 +21,7 @@ from amsam_cli.adapter import Adapter, Backbone
 from amsam_cli.errors import AdapterError, AmsamError, InputError, ResourceError
 from amsam_cli.io import Case, read_grid, read_volume, write_labels
 from amsam_cli.io.formats import suffix_of
-from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel
+from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, silent
 from amsam_cli.preprocess import intensity_limits
 from amsam_cli.report import RunRecord, Stages, peak_memory_mib, read_json, sha256_of, write_json
 from amsam_cli.review import write_preview
@@ -203,7 +203,7 @@ def run(
     Raises:
         AmsamError: a case failed and `isolate` is False.
     """
-    report = on_step or _silent
+    report = on_step or silent
     for number, case in enumerate(cases):
         if len(cases) > 1:
             report("cases", number, len(cases))
@@ -214,10 +214,6 @@ def run(
         )
     if len(cases) > 1:
         report("cases", len(cases), len(cases))
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Report progress to nobody."""
 
 
 def _isolated(case: Case, engine: Engine, destination: Destination, options: Options, report: OnStep) -> Outcome:

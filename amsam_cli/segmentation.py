@@ -18,8 +18,8 @@ from amsam_cli import models
 from amsam_cli.adapter import Adapter, Trust
 from amsam_cli.methods import prompts, pseudo_prompt
 from amsam_cli.methods.losses import hard_dice, to_side
-from amsam_cli.models.base import Decoded, Embedding, Memory, MemoryModel, OnStep, PromptableModel, Prompts
-from amsam_cli.preprocess import Frames
+from amsam_cli.models.base import Decoded, Embedding, Memory, MemoryModel, OnStep, PromptableModel, Prompts, silent
+from amsam_cli.preprocess import Frames, Placement
 from amsam_cli.volume import LabelMap, Volume
 
 BATCH = 16
@@ -97,7 +97,7 @@ def segment(
     """
     model = model or models.load(adapter.backbone.name)
     memory_model = memory_model or _memory_model_of(adapter, model)
-    report = on_step or _silent
+    report = on_step or silent
     with torch.no_grad(), adapter.attach(model):
         encoded = _encode(volume, adapter, model, memory_model, report)
         prior = _prior(encoded.slices.features, adapter)
@@ -121,10 +121,6 @@ def _memory_model_of(adapter: Adapter, model: PromptableModel) -> MemoryModel:
     loaded = models.load(adapter.memory_backbone.name, str(model.device))
     assert isinstance(loaded, MemoryModel)
     return loaded
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Report progress to nobody."""
 
 
 def _encode(
@@ -314,7 +310,7 @@ def _merge(fused: list[Tensor], volume: Volume, adapter: Adapter) -> LabelMap:
 
     Logits, not masks, are brought to the scan's voxels, in slabs, so that memory does not grow with depth.
     """
-    placement = Frames(volume, adapter.recipe).placement
+    placement = Placement.of(volume.geometry, adapter.recipe.image_size)
     values = torch.tensor([0, *adapter.labels])
     merged = np.zeros(volume.geometry.shape, dtype=np.uint16)
     side = max(logits.shape[-1] for logits in fused)

@@ -17,6 +17,10 @@ OnStep = Callable[[str, int, int], None]
 """Told about progress: name of the stage, steps done, steps in all."""
 
 
+def silent(stage: str, done: int, total: int) -> None:
+    """Report progress to nobody: the `OnStep` of those who do not ask."""
+
+
 class Batched:
     """A frozen dataclass of tensors that share their first axis."""
 

@@ -6,7 +6,6 @@ same size and learns much sooner from synthetic data. Everything after the trunk
 
 from __future__ import annotations
 
-import torch
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
@@ -143,9 +142,3 @@ def _memory_encoder() -> MemoryEncoder:
         mask_downsampler=MaskDownSampler(kernel_size=3, stride=2, padding=1, embed_dim=MODEL_WIDTH),
         fuser=Fuser(CXBlock(dim=MODEL_WIDTH, layer_scale_init_value=1e-2), num_layers=2),
     )
-
-
-def parameter_count(network: nn.Module) -> int:
-    """Return how many weights `network` has."""
-    with torch.no_grad():
-        return sum(parameter.numel() for parameter in network.parameters())

@@ -27,12 +27,12 @@ FIELD = (16, 64, 64)
 CHANNELS = 12
 
 LABEL_MAPS: Mapping[str, tuple[str, ...]] = {
-    "labelmaps_anatomy": ("brain_synthseg_*", "spine_verse*", "torso_totalseg_*"),
+    "labelmaps_anatomy": ("brain_synthseg_*.nii.gz", "spine_verse*.nii.gz", "torso_totalseg_*.nii.gz"),
 }
 SCANS: Mapping[str, tuple[str, ...]] = {
-    "totalseg_samples": ("ct_body_3mm*", "ct_aorta*", "mr_abd*"),
-    "spinalcord_mr": ("*",),
-    "misc_ct_samples": ("*",),
+    "totalseg_samples": ("ct_body_3mm*.nii.gz", "ct_aorta*.nii.gz", "mr_abd*.nii.gz"),
+    "spinalcord_mr": ("*.nii.gz",),
+    "misc_ct_samples": ("*.nii.gz",),
 }
 # Hippocampus in FreeSurfer numbers; heart, pulmonary vein, atrial appendage and lung lobes in TotalSegmentator's CT
 # numbers. In its MR numbers lungs and heart are others.
@@ -91,7 +91,7 @@ def _files(data: Path, sets: Mapping[str, tuple[str, ...]]) -> list[Path]:
     found: list[Path] = []
     for name, patterns in sets.items():
         for pattern in patterns:
-            found += sorted((data / name / "labels").glob(f"{pattern}.nii.gz" if pattern == "*" else pattern))
+            found += sorted((data / name / "labels").glob(pattern))
     return found
 
 
