@@ -84,7 +84,7 @@ def wheel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_code_sample_data_and_nothing_of_the_workshop(wheel_folder):
     names = {path.relative_to(wheel_folder).as_posix() for path in wheel_folder.rglob("*") if path.is_file()}
 
-    assert {"amsam_cli/cli.py", "amsam_cli/sample_data/scan.nii.gz", "amsam_cli/bench/splits.json"} <= names
+    assert {"amsam_cli/cli/__init__.py", "amsam_cli/sample_data/scan.nii.gz", "amsam_cli/bench/splits.json"} <= names
     assert not any(name.startswith("tests/") or "__pycache__" in name for name in names)
 
 

@@ -1,0 +1,134 @@
+"""`amsam adapt`: a few annotated slices in, an adapter folder out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from amsam_cli.cli.info import print_adapter
+from amsam_cli.cli.options import AsJson, Device, Quiet, Seed, Verbose
+from amsam_cli.cli.screen import Screen
+from amsam_cli.errors import InputError
+from amsam_cli.volume import Plane
+
+if TYPE_CHECKING:
+    from amsam_cli.io import Candidate
+
+DEFAULT_SHOTS = 4
+
+
+def adapt_command(
+    labels: Annotated[
+        Path, typer.Argument(metavar="LABELS", help="Folder of label files; images are looked for in and beside it.")
+    ],
+    shots: Annotated[
+        int | None,
+        typer.Option("-k", "--shots", min=1, show_default="4", help="How many annotated slices to learn from."),
+    ] = None,
+    slices: Annotated[
+        Path | None, typer.Option(help="Use exactly the slices of this file, a line such as case_03.nii.gz:41 each.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images, same names as the label files.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the adapter.")] = Path("amsam_adapter"),
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="Model that is tuned and segments slices, or NAME=checkpoint.pt.")
+    ] = "builtin",
+    memory_model: Annotated[
+        str | None,
+        typer.Option(help="Model that carries masks through the volume; the model itself if it can, else builtin."),
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="VALUE=NAME", help="Name of a label value.")] = None,
+    plane: Annotated[Plane | None, typer.Option(help="Slicing plane; found out from labels and spacing.")] = None,
+    group: Annotated[str | None, typer.Option(help="Regular expression for the patient in image file names.")] = None,
+    rank: Annotated[int, typer.Option(min=1, help="LoRA rank.")] = 4,
+    steps: Annotated[int | None, typer.Option(min=0, help="Optimiser steps; 0 trains nothing.")] = None,
+    lr: Annotated[float | None, typer.Option(min=1e-8, help="Learning rate of LoRA.")] = None,
+    no_forecast: Annotated[bool, typer.Option("--no-forecast", help="Skip the leave-one-out forecast.")] = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the data and show the choice, train nothing.")
+    ] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Learn from a few annotated slices and leave an adapter folder."""
+    screen = Screen(verbose, quiet, as_json)
+    from amsam_cli import io
+
+    candidates = io.find_shots(labels, images, plane=plane, group=group, names=_label_names(label or []))
+    chosen = _choose(candidates, shots, slices, screen)
+    if dry_run:
+        _print_choice(candidates, chosen, screen)
+        return
+    from amsam_cli import models
+    from amsam_cli.adaptation import adapt
+    from amsam_cli.adapter import DESCRIPTION, AdapterConfig
+
+    config = AdapterConfig(rank=rank, steps=steps, learning_rate=lr, seed=seed, forecast=not no_forecast)
+    with io.atomic_folder(output, marker=DESCRIPTION) as folder, screen.progress() as on_step:
+        tuned = models.load(model, device)
+        learned = adapt(
+            [each.read() for each in chosen], tuned, memory_model=memory_model, config=config, on_step=on_step
+        )
+        learned.save(folder)
+    print_adapter(learned, output, screen)
+    screen.say(f"\nNext: amsam segment SCAN -o mask.nii.gz -a {output}")
+
+
+def _label_names(entries: Sequence[str]) -> dict[int, str]:
+    """Return names from VALUE=NAME entries."""
+    names: dict[int, str] = {}
+    for entry in entries:
+        value, equals, name = entry.partition("=")
+        if not (equals and value.strip().isdigit() and int(value) > 0 and name.strip()):
+            raise typer.BadParameter(f"'{entry}' is not VALUE=NAME, such as 1=liver.", param_hint="--label")
+        if int(value) in names or name.strip() in names.values():
+            raise typer.BadParameter(f"'{entry}' repeats a value or a name.", param_hint="--label")
+        names[int(value)] = name.strip()
+    return names
+
+
+def _choose(candidates: list[Candidate], shots: int | None, slices: Path | None, screen: Screen) -> list[Candidate]:
+    """Return the slices to learn from: those of the list, else the most informative."""
+    from amsam_cli.adaptation import choose
+    from amsam_cli.io import read_slice_list
+
+    if slices is not None:
+        listed = read_slice_list(slices, candidates)
+        if shots not in (None, len(listed)):
+            raise InputError(
+                f"--shots {shots} contradicts '{slices}', which names {len(listed)} slices.", "Leave --shots out."
+            )
+        return listed
+    wanted = shots or DEFAULT_SHOTS
+    if len(candidates) < wanted:
+        screen.warn([f"{wanted} shots were asked for, but only {len(candidates)} slices are annotated; all are used."])
+    return choose(candidates, wanted)
+
+
+def _print_choice(candidates: list[Candidate], chosen: list[Candidate], screen: Screen) -> None:
+    """Print pairs, checks and the chosen slices: what adapt would do."""
+    pairs = list(dict.fromkeys(candidate.pair for candidate in candidates))
+    names = {value: name for each in chosen for value, name in each.read().labels.names.items()}
+    per_pair = {pair: sum(candidate.pair == pair for candidate in candidates) for pair in pairs}
+    screen.table(
+        [["Image", "Labels", "Patient", "Annotated slices"]]
+        + [[pair.image.name, pair.labels.name, pair.patient, str(per_pair[pair])] for pair in pairs]
+    )
+    screen.say(f"\nPlane {chosen[0].plane}; images and labels lie on one grid in all {len(pairs)} pairs.\n")
+    rows = [[c.origin, ", ".join(f"{names[v]} ({n} px)" for v, n in sorted(c.areas.items()))] for c in chosen]
+    screen.table([["Chosen slice", "Labels"], *rows])
+    screen.result(
+        {
+            "pairs": [{"image": p.image.name, "labels": p.labels.name, "patient": p.patient} for p in pairs],
+            "plane": chosen[0].plane,
+            "annotated_slices": len(candidates),
+            "labels": {str(value): name for value, name in sorted(names.items())},
+            "shots": [candidate.origin for candidate in chosen],
+        }
+    )
