@@ -313,6 +313,7 @@ def _restore(
             tuple(recipe["percentiles"]),
             recipe["image_size"],
             recipe["channels"],
+            recipe.get("zoom"),
         ),
         config=AdapterConfig(**about["config"]),
         lora=lora,

@@ -22,14 +22,21 @@ from monai.transforms import (
     RandScaleIntensityd,
     RandShiftIntensityd,
 )
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from amsam_cli.volume import Geometry, LabelMap, Plane, Shot, Volume
+from amsam_cli.volume import Geometry, LabelMap, Plane, Shot, Volume, Window
 
 AIR_HU = -300.0
 """A scan with values below this and a tight foreground is taken for CT, whose units mean the same in every patient."""
 PERCENTILES = (0.5, 99.5)
+ZOOM_MARGIN = 1.5
+"""Side of the zoomed window, in widths of what the shots show."""
+ZOOM_PAYS = 0.75
+"""Share of the slice above which a zoomed window shows nothing that the whole slice does not."""
+CLOSEST = 4
+"""Most frame pixels to a voxel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,8 @@ class Recipe:
         percentiles: (lo, hi) of each whole scan mapped to [0, 1], where `window` is None.
         image_size: frame side S in pixels.
         channels: 1 grey, 3 colour.
+        zoom: side in mm of the part of a slice that a second, closer look sees; None where the whole slice is close
+            enough. A zoomed frame is a frame of `volume.crop(zoom_window(...))`.
     """
 
     plane: Plane | None
@@ -49,6 +58,7 @@ class Recipe:
     percentiles: tuple[float, float]
     image_size: int
     channels: int
+    zoom: float | None = None
 
 
 def fit(shots: Sequence[Shot], *, image_size: int, plane: Plane | None) -> Recipe:
@@ -60,7 +70,52 @@ def fit(shots: Sequence[Shot], *, image_size: int, plane: Plane | None) -> Recip
     is_ct = all(_looks_like_ct(shot) for shot in shots)
     channels = max(shot.volume.data.shape[0] for shot in shots)
     window = _tissue_window(shots) if is_ct else None
-    return Recipe(plane, window, PERCENTILES, image_size, 3 if channels > 1 else 1)
+    return Recipe(plane, window, PERCENTILES, image_size, 3 if channels > 1 else 1, _fit_zoom(shots, image_size))
+
+
+def _fit_zoom(shots: Sequence[Shot], image_size: int) -> float | None:
+    """Return half as much again as the widest labelled region in mm, None where that is most of a slice.
+
+    Never closer than four frame pixels to a voxel: there is nothing more to see.
+    """
+    if any(shot.volume.is_picture for shot in shots):
+        return None
+    sides, wholes = [], []
+    for shot in shots:
+        _, spacing_h, spacing_w = shot.volume.geometry.spacing
+        _, height, width = shot.volume.geometry.shape
+        low, high = _bounds(shot.labels.data[0] > 0)
+        sides += [ZOOM_MARGIN * (high[0] - low[0]) * spacing_h, ZOOM_MARGIN * (high[1] - low[1]) * spacing_w]
+        sides.append(image_size / CLOSEST * max(spacing_h, spacing_w))
+        wholes.append(max(height * spacing_h, width * spacing_w))
+    side = max(sides)
+    return round(side, 3) if side < ZOOM_PAYS * min(wholes) else None
+
+
+def zoom_window(geometry: Geometry, region: NDArray[np.bool_], side: float) -> Window | None:
+    """Return the square of `side` mm round the middle of `region` (H, W), inside the slice; None for no region.
+
+    Larger where the region with a tenth of margin would not fit, cut down to the slice where that is smaller.
+    """
+    if not region.any():
+        return None
+    low, high = _bounds(region)
+    _, height, width = geometry.shape
+    spacing = geometry.spacing[1:]
+    side = max([side, *(1.2 * (high[axis] - low[axis]) * spacing[axis] for axis in (0, 1))])
+    starts, sizes = [], []
+    for axis, whole in enumerate((height, width)):
+        size = min(whole, max(1, round(side / spacing[axis])))
+        start = round((low[axis] + high[axis] - size) / 2)
+        starts.append(min(max(0, start), whole - size))
+        sizes.append(size)
+    return Window(starts[0], starts[1], sizes[0], sizes[1])
+
+
+def _bounds(region: NDArray[np.bool_]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the first row and column of a region (H, W) and those after its last; it must not be empty."""
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    return (int(rows[0]), int(columns[0])), (int(rows[-1]) + 1, int(columns[-1]) + 1)
 
 
 def _looks_like_ct(shot: Shot) -> bool:

@@ -26,6 +26,26 @@ PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 CANONICAL_AXES: Mapping[Plane, str] = {"axial": "SPL", "coronal": "AIL", "sagittal": "LIP"}
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A rectangle of every slice, in voxels: from row `top` and column `left`, `height` rows and `width` columns."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def rows(self) -> slice:
+        """The rows it covers."""
+        return slice(self.top, self.top + self.height)
+
+    @property
+    def columns(self) -> slice:
+        """The columns it covers."""
+        return slice(self.left, self.left + self.width)
+
+
 @dataclass(frozen=True, eq=False)
 class Geometry:
     """A regular grid in patient space.
@@ -100,6 +120,12 @@ class Geometry:
         affine = self.affine.copy()
         affine[:3, 3] += first * affine[:3, 0]
         return Geometry((last - first, *self.shape[1:]), affine, self.unit)
+
+    def crop(self, window: Window) -> Geometry:
+        """Return the geometry of a part of every slice, at its own place in space."""
+        affine = self.affine.copy()
+        affine[:3, 3] += affine[:3, 1:3] @ (window.top, window.left)
+        return Geometry((self.shape[0], window.height, window.width), affine, self.unit)
 
 
 @dataclass(frozen=True)
@@ -199,6 +225,11 @@ class Volume:
         """Return slices `first` to `last` (exclusive) at their place in space."""
         return Volume(self.data[:, first:last], self.geometry.part(first, last), self.range, self.source)
 
+    def crop(self, window: Window) -> Volume:
+        """Return a part of every slice, a view; its range stays that of the whole."""
+        data = self.data[:, :, window.rows, window.columns]
+        return Volume(data, self.geometry.crop(window), self.range, self.source)
+
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
@@ -229,6 +260,10 @@ class LabelMap:
     def slice(self, index: int) -> LabelMap:
         """Return slice `index` as a label map of depth one."""
         return LabelMap(self.data[index : index + 1], self.geometry.slice(index), self.names)
+
+    def crop(self, window: Window) -> LabelMap:
+        """Return a part of every slice, a view."""
+        return LabelMap(self.data[:, window.rows, window.columns], self.geometry.crop(window), self.names)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from amsam_cli.preprocess import Augmentation, Frames, Placement, Recipe, fit, intensity_limits
-from amsam_cli.volume import Geometry, LabelMap, Volume
+from amsam_cli.preprocess import Augmentation, Frames, Placement, Recipe, fit, intensity_limits, zoom_window
+from amsam_cli.volume import Geometry, LabelMap, Shot, Volume, Window
 from tests.scans import BALL, OTHER, ball_scan, ball_shot
 
 GREY = Recipe("axial", None, (0.0, 100.0), 64, 1)
@@ -127,3 +127,66 @@ def test_augmentation_moves_the_mask_with_the_picture():
         pixels, mask = augmentation.view(frames.pixels(0, 1)[0], masks)
         inside, outside = pixels[0][mask[0] > 0.9], pixels[0][mask[0] < 0.1]
         assert inside.mean() > outside.mean() + 0.3
+
+
+def square_shot(at: int, side: int, *, whole: int = 400) -> Shot:
+    """Return a slice of `whole` x `whole` voxels of 0.5 mm with one labelled square."""
+    geometry = Geometry((1, whole, whole), np.diag([3.0, 0.5, 0.5, 1.0]))
+    labels = np.zeros((1, whole, whole), np.uint16)
+    labels[0, at : at + side, at : at + side] = 1
+    volume = Volume(labels.astype(np.float32)[None], geometry, (0.0, 1.0))
+    return Shot(volume, LabelMap(labels, geometry), lambda: volume, "a.nii.gz:0", "a")
+
+
+def test_fit_zooms_to_half_as_much_again_as_the_largest_region():
+    recipe = fit([square_shot(10, 100), square_shot(50, 80)], image_size=64, plane="axial")
+
+    assert recipe.zoom == pytest.approx(1.5 * 100 * 0.5)
+
+
+def test_fit_does_not_zoom_past_four_pixels_a_voxel():
+    recipe = fit([square_shot(10, 4)], image_size=64, plane="axial")
+
+    assert recipe.zoom == pytest.approx(64 / 4 * 0.5)
+
+
+def test_fit_does_not_zoom_where_the_labels_fill_the_slice():
+    assert fit([square_shot(20, 300)], image_size=64, plane="axial").zoom is None
+
+
+def test_fit_does_not_zoom_into_pictures():
+    flat = picture(400, 400)
+    labels = LabelMap(np.pad(np.ones((1, 40, 40), np.uint16), ((0, 0), (0, 360), (0, 360))), flat.geometry)
+
+    assert fit([Shot(flat, labels, lambda: flat, "a.png", "a")], image_size=64, plane=None).zoom is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "expected"),
+    [
+        pytest.param((40, 60), (45, 55), Window(30, 40, 40, 20), id="centred"),
+        pytest.param((0, 4), (90, 100), Window(0, 80, 40, 20), id="at the border"),
+        pytest.param((10, 70), (40, 60), Window(4, 32, 72, 36), id="larger than asked"),
+    ],
+)
+def test_zoom_window_lies_round_the_region(rows, columns, expected):
+    geometry = Geometry((2, 100, 100), np.diag([3.0, 1.0, 2.0, 1.0]))  # 40 mm: 40 rows, 20 columns
+    region = np.zeros((100, 100), bool)
+    region[slice(*rows), slice(*columns)] = True
+
+    assert zoom_window(geometry, region, 40.0) == expected
+
+
+def test_zoom_window_of_nothing_is_none():
+    assert zoom_window(Geometry((1, 8, 8), np.eye(4)), np.zeros((8, 8), bool), 4.0) is None
+
+
+def test_zoomed_frames_show_the_window_at_the_intensity_of_the_scan():
+    volume, _ = ball_scan()
+    window = Window(12, 12, 24, 24)
+
+    zoomed = Frames(volume.crop(window), GREY, scan=volume).pixels(4, 5)
+
+    whole = Frames(volume, GREY).pixels(4, 5)
+    centre = zoomed.mean(), whole[..., 16:48, 16:48].mean()
+    assert float(centre[0]) == pytest.approx(float(centre[1]), abs=0.01)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from amsam_cli.volume import AxisOrder, Geometry, LabelMap, Volume
+from amsam_cli.volume import AxisOrder, Geometry, LabelMap, Volume, Window
 
 OBLIQUE = np.array(
     [[0.1, -0.9, 0.2, 10.0], [0.3, 0.2, 1.1, -20.0], [4.0, 0.1, -0.3, 30.0], [0.0, 0.0, 0.0, 1.0]]
@@ -101,3 +101,18 @@ def test_label_map_values_leave_out_background():
 
     assert labels.values() == (1, 3)
     assert labels.mask(3).sum() == 2
+
+
+def test_crop_keeps_voxels_at_their_places():
+    geometry = Geometry((1, 4, 5), np.diag([3.0, 2.0, 1.0, 1.0]))
+    data = np.arange(20).reshape(1, 4, 5)
+    window = Window(top=1, left=2, height=2, width=3)
+
+    part = Volume(data.astype(np.float32)[None], geometry, (0, 19)).crop(window)
+    labels = LabelMap(data.astype(np.uint16), geometry, {7: "seven"}).crop(window)
+
+    np.testing.assert_array_equal(part.data[0, 0], [[7, 8, 9], [12, 13, 14]])
+    np.testing.assert_array_equal(labels.data[0], part.data[0, 0])
+    np.testing.assert_array_equal(part.geometry.affine[:3, 3], [0, 2, 2])
+    assert part.range == (0, 19)
+    assert labels.names == {7: "seven"}

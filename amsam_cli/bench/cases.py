@@ -15,7 +15,7 @@ from amsam_cli.bench.base import Query
 from amsam_cli.bench.splits import DataSet
 from amsam_cli.errors import InputError
 from amsam_cli.io import find_pairs, find_shots, read_labels, read_volume
-from amsam_cli.volume import Geometry, LabelMap, Plane, Shot, Volume
+from amsam_cli.volume import Geometry, LabelMap, Plane, Shot, Window
 
 if TYPE_CHECKING:
     from amsam_cli.io import Pair
@@ -67,9 +67,9 @@ class Cases:
         window = self._window(shot.volume.geometry, pair.image.name)
         return replace(
             shot,
-            volume=window.of_volume(shot.volume),
-            labels=window.of_labels(self._counted(shot.labels)),
-            scan=lambda: window.of_volume(shot.scan()),
+            volume=shot.volume.crop(window),
+            labels=self._counted(shot.labels).crop(window),
+            scan=lambda: shot.scan().crop(window),
         )
 
     def query(self, name: str) -> Query:
@@ -81,7 +81,7 @@ class Cases:
         pair = self._pair(name)
         volume, truth = read_volume(pair.image, self._plane), read_labels(pair.labels, self._plane)
         window = self._window(volume.geometry, name)
-        return Query(window.of_volume(volume), window.of_labels(self._counted(truth)))
+        return Query(volume.crop(window), self._counted(truth).crop(window))
 
     def _counted(self, labels: LabelMap) -> LabelMap:
         """Return the labels that count, by the set's names."""
@@ -99,31 +99,3 @@ class Cases:
             chance.randint(0, size - kept) for size, kept in zip(geometry.shape[1:], (height, width), strict=True)
         )
         return Window(top, left, height, width)
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A part of every slice, in voxels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    def of_volume(self, volume: Volume) -> Volume:
-        """Return the part of a scan; its range stays that of the whole."""
-        rows, columns = self._slices()
-        return replace(volume, data=volume.data[:, :, rows, columns], geometry=self._of_geometry(volume.geometry))
-
-    def of_labels(self, labels: LabelMap) -> LabelMap:
-        """Return the part of a label map."""
-        rows, columns = self._slices()
-        return replace(labels, data=labels.data[:, rows, columns], geometry=self._of_geometry(labels.geometry))
-
-    def _slices(self) -> tuple[slice, slice]:
-        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
-
-    def _of_geometry(self, geometry: Geometry) -> Geometry:
-        affine = geometry.affine.copy()
-        affine[:3, 3] += affine[:3, 1:3] @ (self.top, self.left)
-        return Geometry((geometry.shape[0], self.height, self.width), affine, geometry.unit)

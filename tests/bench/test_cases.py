@@ -7,9 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from amsam_cli.bench.cases import Cases, Window
+from amsam_cli.bench.cases import Cases
 from amsam_cli.errors import InputError
-from amsam_cli.volume import Geometry, Volume
 
 
 @pytest.fixture
@@ -64,13 +63,3 @@ def test_window_is_the_same_for_a_scan_and_its_shots(data, dataset):
     index = int(origin.rpartition(":")[2])
     np.testing.assert_array_equal(shot.labels.data[0], query.truth.data[index])
     np.testing.assert_array_equal(shot.volume.data[:, 0], query.volume.data[:, index])
-
-
-def test_window_keeps_voxels_at_their_places():
-    geometry = Geometry((1, 4, 5), np.diag([3.0, 2.0, 1.0, 1.0]))
-    volume = Volume(np.arange(20, dtype=np.float32).reshape(1, 1, 4, 5), geometry, (0, 19))
-
-    part = Window(top=1, left=2, height=2, width=3).of_volume(volume)
-
-    np.testing.assert_array_equal(part.data[0, 0], [[7, 8, 9], [12, 13, 14]])
-    np.testing.assert_array_equal(part.geometry.affine[:3, 3], [0, 2, 2])
