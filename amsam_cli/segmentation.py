@@ -43,12 +43,15 @@ class Segmentation:
         confidence: label value -> (D,) in [0, 1], how well the three ways agree on each slice.
         seeds: label value -> slice from which it was carried through the volume.
         warnings: what the user should know.
+        probabilities: label value -> (D, H, W) float16 in [0, 1]; with the background's they sum to one at each voxel.
+            Empty unless asked for.
     """
 
     labels: LabelMap
     confidence: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
     seeds: Mapping[int, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    probabilities: Mapping[int, NDArray[np.float16]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +85,7 @@ def segment(
     *,
     memory_model: MemoryModel | None = None,
     on_step: OnStep | None = None,
+    with_probabilities: bool = False,
 ) -> Segmentation:
     """Return the labels of `volume`, on its own grid, as the adapter's shots taught.
 
@@ -91,6 +95,7 @@ def segment(
         model: the adapter's backbone; loaded when None.
         memory_model: the adapter's memory backbone; loaded when None.
         on_step: told about progress.
+        with_probabilities: whether to return the probability of each label at each voxel too.
 
     Raises:
         AdapterError: the adapter was made for another model.
@@ -110,8 +115,8 @@ def segment(
             if seed is not None:
                 seeds[value] = seed
         report("segment", len(adapter.labels), len(adapter.labels))
-    labels = _merge(fused, volume, adapter)
-    return Segmentation(labels, confidence, seeds, _remarks(labels, adapter))
+    labels, probabilities = _merge(fused, volume, adapter, with_probabilities=with_probabilities)
+    return Segmentation(labels, confidence, seeds, _remarks(labels, adapter), probabilities)
 
 
 def _memory_model_of(adapter: Adapter, model: PromptableModel) -> MemoryModel:
@@ -305,21 +310,27 @@ def _agreement(looks: list[Look]) -> Tensor:
     return torch.where(pairs > 0, total / pairs.clamp_min(1), 0.0)
 
 
-def _merge(fused: list[Tensor], volume: Volume, adapter: Adapter) -> LabelMap:
+def _merge(
+    fused: list[Tensor], volume: Volume, adapter: Adapter, *, with_probabilities: bool = False
+) -> tuple[LabelMap, dict[int, NDArray[np.float16]]]:
     """Return the label with the highest logit at each voxel of the volume's own grid, background being 0.
 
-    Logits, not masks, are brought to the scan's voxels, in slabs, so that memory does not grow with depth.
+    Logits, not masks, are brought to the scan's voxels, in slabs, so that memory does not grow with depth. The
+    probabilities, where asked for, are their softmax: the most probable is the label.
     """
     placement = Placement.of(volume.geometry, adapter.recipe.image_size)
-    values = torch.tensor([0, *adapter.labels])
-    merged = np.zeros(volume.geometry.shape, dtype=np.uint16)
+    shape, values = volume.geometry.shape, [0, *adapter.labels]
+    merged = np.zeros(shape, dtype=np.uint16)
+    probabilities = {value: np.zeros(shape, np.float16) for value in adapter.labels if with_probabilities}
     side = max(logits.shape[-1] for logits in fused)
     for rows in _chunks(volume.depth):
-        slab = torch.stack([to_side(logits[rows, None], side)[:, 0] for logits in fused], dim=1)
-        logits = placement.restore(slab)
-        best, winner = logits.max(dim=1)
-        merged[rows] = values[torch.where(best > 0, winner + 1, 0)].numpy().astype(np.uint16)
-    return LabelMap(merged, volume.geometry, dict(adapter.labels))
+        slab = placement.restore(torch.stack([to_side(logits[rows, None], side)[:, 0] for logits in fused], dim=1))
+        logits = torch.cat([torch.zeros_like(slab[:, :1]), slab], dim=1)
+        merged[rows] = torch.tensor(values)[logits.argmax(dim=1)].numpy().astype(np.uint16)
+        if with_probabilities:
+            for stack, likely in zip(probabilities.values(), logits.softmax(dim=1)[:, 1:].unbind(1), strict=True):
+                stack[rows] = likely.numpy()
+    return LabelMap(merged, volume.geometry, dict(adapter.labels)), probabilities
 
 
 def _remarks(labels: LabelMap, adapter: Adapter) -> tuple[str, ...]:

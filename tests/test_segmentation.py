@@ -130,3 +130,22 @@ def test_segment_refuses_a_model_the_adapter_was_not_made_for(adapter: Adapter):
 
     with pytest.raises(AdapterError, match=r"made for sam2\.1-tiny"):
         segment(volume, foreign, ToyModel(), memory_model=ToyModel())
+
+
+def test_segment_gives_probabilities_whose_highest_is_the_label(adapter: Adapter, model: ToyModel):
+    volume, _ = ball_scan(7, depth=20)
+
+    result = segment(volume, adapter, model, with_probabilities=True)
+
+    likely = np.stack([result.probabilities[BALL], result.probabilities[OTHER]]).astype(np.float32)
+    everything = np.concatenate([1 - likely.sum(axis=0, keepdims=True), likely])
+    second, first = np.sort(everything, axis=0)[-2:]
+    clear = first - second > 5e-3  # float16 rounds ties away
+    assert result.probabilities[BALL].dtype == np.float16
+    assert everything.min() > -2e-3
+    assert clear.mean() > 0.9
+    assert (np.array([0, BALL, OTHER])[everything.argmax(axis=0)] == result.labels.data)[clear].all()
+
+
+def test_segment_gives_no_probabilities_unless_asked(adapter: Adapter, model: ToyModel):
+    assert segment(ball_scan(7, depth=2)[0], adapter, model).probabilities == {}
