@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amsam_cli.models.base import Decoded, Embedding, Memory, Prompts
+from amsam_cli.models.base import Bias, Decoded, Embedding, Memory, Prompts
 
 WIDTH = 8
 MEMORY_WIDTH = 4
@@ -68,8 +68,20 @@ class ToyModel:
             mask=small,
         )
 
-    def recall(self, embedding: Embedding, bank: Sequence[Memory], prompts: Prompts | None = None) -> Decoded:
-        painted = self._network.memory_attention(self._network.memory_encoder(embedding.features), bank)
+    def keep(self, embedding: Embedding, answer: Decoded) -> Memory:
+        side = (self.image_size, self.image_size)
+        mask = F.interpolate(answer.logits, size=side, mode="bilinear").sigmoid()
+        return self.remember(embedding, mask * (answer.presence > 0).view(-1, 1, 1, 1))
+
+    def recall(
+        self,
+        embedding: Embedding,
+        bank: Sequence[Memory],
+        prompts: Prompts | None = None,
+        *,
+        bias: Bias | None = None,
+    ) -> Decoded:
+        painted = self._network.memory_attention(self._network.memory_encoder(embedding.features), bank, bias)
         channel = F.one_hot(torch.tensor(RECALLED), WIDTH).to(painted).view(1, -1, 1, 1)
         features = embedding.features + channel * painted
         if prompts is None:
@@ -205,13 +217,20 @@ class ToyMemoryAttention(nn.Module):
         self.q_proj = nn.Linear(MEMORY_WIDTH, MEMORY_WIDTH, bias=False)
         nn.init.eye_(self.q_proj.weight)
 
-    def forward(self, query: Tensor, bank: Sequence[Memory]) -> Tensor:
+    def forward(self, query: Tensor, bank: Sequence[Memory], bias: Bias | None) -> Tensor:
         """Return the recalled mask (B, 1, h, w) in [0, 1] for queries (B, Cm, h, w)."""
         queries = self.q_proj(query.flatten(2).mT)
         keys = torch.cat([memory.map.flatten(2).mT for memory in bank], dim=1)
         values = torch.cat([memory.mask.flatten(2).mT for memory in bank], dim=1)
         ages = torch.cat([torch.full(memory.map.shape[-2:], float(memory.age)).flatten() for memory in bank])
         near = -1000 * torch.cdist(queries, keys).square() - 0.2 * ages.to(queries)
+        length = query.shape[-2] * query.shape[-1]
+        spans = [(memory, slice(i * length, (i + 1) * length)) for i, memory in enumerate(bank)]
+        for memory, span in spans:
+            if memory.there is not None:
+                near[:, :, span] = near[:, :, span].masked_fill(~memory.there[:, None, None], -torch.inf)
+        if bias is not None:
+            near = near + bias(queries, keys, spans)
         return (near.softmax(-1) @ values).mT.reshape(len(query), 1, *query.shape[-2:])
 
 

@@ -50,6 +50,16 @@ class Priors:
     discriminative: Tensor
 
 
+def scale_to_unit(values: Tensor) -> Tensor:
+    """Return `values` scaled so that the last axis reaches from 0 to 1: mm of the paper, (x - min) / (max - min).
+
+    >>> scale_to_unit(torch.tensor([2.0, 4.0, 6.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    low, high = values.amin(dim=-1, keepdim=True), values.amax(dim=-1, keepdim=True)
+    return (values - low) / (high - low + 1e-7)
+
+
 def masked_average(features: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of `features` (n, C, h, w) under each `mask` (n, L, h, w), (n, L, C); GAP of the paper."""
     total = torch.einsum("nchw,nlhw->nlc", features, mask)

@@ -110,17 +110,37 @@ class Memory(Batched):
         map: (B, Cm, h, w).
         pointer: (B, C), the object's token.
         mask: (B, 1, h, w), the mask it was made from, in [0, 1], for calibration against it.
-        age: 0 for a conditioning frame (support, pseudo, key slice); 1, 2, … slices back for a tracked one.
+        age: 0 for a conditioning frame (support, pseudo, key slice); 1, 2, … slices back for a tracked one. Past the
+            six that SAM 2 has codes for, only the pointer is recalled.
+        distance: slices from its frame to the one asked, as the pointer is coded; None = its age, and 1 for a
+            support, which has no true distance.
+        is_own: whether it is of the scan at hand, not of a support: what calibrated attention may mute.
+        there: (B,) bool, which rows have this memory at all; None = all of them.
     """
 
     map: Tensor
     pointer: Tensor
     mask: Tensor
     age: int = 0
+    distance: int | None = None
+    is_own: bool = False
+    there: Tensor | None = None
 
     def aged(self, age: int) -> Memory:
         """Return the same memory at another age."""
         return replace(self, age=age)
+
+    def own(self, *, age: int = 0, distance: int | None = None, there: Tensor | None = None) -> Memory:
+        """Return it as a memory of the scan at hand: a key slice, a pseudo memory, or a slice tracked `age` back."""
+        return replace(self, age=age, distance=distance, is_own=True, there=there)
+
+
+Span = tuple[Memory, slice]
+"""A memory and where its tokens are among the keys of memory attention."""
+
+Bias = Callable[[Tensor, Tensor, Sequence[Span]], Tensor]
+"""Queries (B, N, d) and keys (B, M, d) of one cross-attention, with the spans of the keys that are maps -> what to add
+to the scores before softmax, (B, N, M). Called for some of the queries at a time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,11 +151,13 @@ class Decoded(Batched):
         logits: (B, 1, s, s), positive inside; s is a quarter of the frame side.
         score: (B,), predicted IoU.
         presence: (B,), logit of "the object is in this frame"; +10 where a model has no such head.
+        pointer: (B, C), the object's token, for `MemoryModel.keep`; None where a model has no memory.
     """
 
     logits: Tensor
     score: Tensor
     presence: Tensor
+    pointer: Tensor | None = None
 
 
 @runtime_checkable
@@ -175,5 +197,18 @@ class MemoryModel(PromptableModel, Protocol):
     def remember(self, embedding: Embedding, mask: Tensor) -> Memory:
         """Return the memory of frames with masks (B, 1, S, S) in [0, 1], soft ones allowed."""
 
-    def recall(self, embedding: Embedding, bank: Sequence[Memory], prompts: Prompts | None = None) -> Decoded:
-        """Return masks decoded after attending to `bank`; every memory has the batch of `embedding`."""
+    def keep(self, embedding: Embedding, answer: Decoded) -> Memory:
+        """Return the memory of frames with the masks just decoded on them; cheaper than `remember`."""
+
+    def recall(
+        self,
+        embedding: Embedding,
+        bank: Sequence[Memory],
+        prompts: Prompts | None = None,
+        *,
+        bias: Bias | None = None,
+    ) -> Decoded:
+        """Return masks decoded after attending to `bank`; every memory has the batch of `embedding`.
+
+        `bias` is added to the scores of every cross-attention: None leaves the network as published, to the bit.
+        """

@@ -15,7 +15,8 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amsam_cli.models.base import Decoded, Embedding, Memory, Prompts
+from amsam_cli.models.attention import Addend, added_to_scores
+from amsam_cli.models.base import Bias, Decoded, Embedding, Memory, Prompts
 from amsam_cli.models.precision import mixed_precision
 
 CONFIGS = {
@@ -28,6 +29,8 @@ CONFIGS = {
 }
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
+NOT_HERE = -1024.0
+"""SAM 2's logit of a mask whose object is absent."""
 
 
 def build_network(architecture: str) -> SAM2Base:
@@ -125,26 +128,55 @@ class Sam2:
             *_, pointer, presence = self._network._use_mask_as_output(
                 embedding.features, list(embedding.detail) or None, mask
             )
-            grid = embedding.features.shape[-2:]
-            memory, _ = self._network._encode_new_memory(
-                [_tokens(embedding.features)], [grid], 20.0 * mask - 10.0, presence, is_mask_from_pts=False
-            )
-        small = F.interpolate(mask, size=tuple(grid), mode="bilinear", antialias=True)
-        return Memory(memory.float(), pointer.float(), small)
+        return Memory(self._map(embedding, 20.0 * mask - 10.0, presence), pointer.float(), _shrink(mask, embedding))
 
-    def recall(self, embedding: Embedding, bank: Sequence[Memory], prompts: Prompts | None = None) -> Decoded:
+    def keep(self, embedding: Embedding, answer: Decoded) -> Memory:
+        """Return the memory of frames with the masks just decoded on them, as SAM 2's own tracking does.
+
+        The pointer is that of the answer, where `remember` decodes once more to get one.
+        """
+        present = (answer.presence > 0).float()[:, None]
+        assert answer.pointer is not None
+        pointer = present * answer.pointer + (1 - present) * self._network.no_obj_ptr
+        logits = torch.where(present[..., None, None] > 0, answer.logits, NOT_HERE)
+        side = (self.image_size, self.image_size)
+        fine = F.interpolate(logits, size=side, mode="bilinear", align_corners=False)
+        return Memory(self._map(embedding, fine, answer.presence[:, None]), pointer, _shrink(fine.sigmoid(), embedding))
+
+    def _map(self, embedding: Embedding, logits: Tensor, presence: Tensor) -> Tensor:
+        """Return the memory map (B, Cm, h, w) of frames with mask logits (B, 1, S, S)."""
+        with mixed_precision(self.device):
+            memory, _ = self._network._encode_new_memory(
+                [_tokens(embedding.features)],
+                [embedding.features.shape[-2:]],
+                logits,
+                presence,
+                is_mask_from_pts=False,
+            )
+        return memory.float()  # type: ignore[no-any-return]
+
+    def recall(
+        self,
+        embedding: Embedding,
+        bank: Sequence[Memory],
+        prompts: Prompts | None = None,
+        *,
+        bias: Bias | None = None,
+    ) -> Decoded:
         """Return masks decoded after memory attention over `bank`, in the order given."""
         if prompts is None:
             prompts = Prompts.empty(len(embedding), device=self.device)
-        features = self._attend(embedding.features, bank)
+        features = self._attend(embedding.features, bank, bias)
         return self._decode(features, embedding.detail, prompts)
 
-    def _attend(self, features: Tensor, bank: Sequence[Memory]) -> Tensor:
+    def _attend(self, features: Tensor, bank: Sequence[Memory], bias: Bias | None) -> Tensor:
         """Return `features` (B, C, h, w) conditioned on the bank."""
         network = self._network
-        tokens, codes = zip(*(self._memory_tokens(memory) for memory in bank), strict=True)
+        mapped = [memory for memory in bank if memory.age < network.num_maskmem]
+        tokens, codes = zip(*(self._memory_tokens(memory) for memory in mapped), strict=True)
         pointers, pointer_codes = self._pointer_tokens(bank)
-        with mixed_precision(self.device):
+        addend = self._addend(bank, mapped, bias)
+        with mixed_precision(self.device), added_to_scores(network.memory_attention, addend):
             attended: Tensor = network.memory_attention(
                 curr=[_tokens(features)],
                 curr_pos=[_tokens(network.image_encoder.neck.position_encoding(features))],
@@ -154,26 +186,51 @@ class Sam2:
             )
         return attended.float().permute(1, 2, 0).reshape(features.shape)
 
+    def _addend(self, bank: Sequence[Memory], mapped: Sequence[Memory], bias: Bias | None) -> Addend | None:
+        """Return what to add to the scores: the bias, and minus infinity where a row lacks a memory."""
+        missing = self._missing(bank, mapped)
+        if bias is None:
+            return None if missing is None else lambda queries, keys: missing
+        given, spans, start = bias, [], 0
+        for memory in mapped:
+            length = memory.map.shape[-2] * memory.map.shape[-1]
+            spans.append((memory, slice(start, start + length)))
+            start += length
+        if missing is None:
+            return lambda queries, keys: given(queries, keys, spans)
+        return lambda queries, keys: given(queries, keys, spans) + missing
+
+    def _missing(self, bank: Sequence[Memory], mapped: Sequence[Memory]) -> Tensor | None:
+        """Return minus infinity at the keys a row must not see, (B, 1, M); None where every row has every memory."""
+        if all(memory.there is None for memory in bank):
+            return None
+        pieces = self.width // self._network.mem_dim
+        lengths = [(memory, memory.map.shape[-2] * memory.map.shape[-1]) for memory in mapped]
+        lengths += [(memory, pieces) for memory in bank]
+        columns = []
+        for memory, length in lengths:
+            everywhere = torch.ones(len(memory), dtype=torch.bool, device=memory.map.device)
+            there = everywhere if memory.there is None else memory.there
+            columns.append(there[:, None].expand(-1, length))
+        seen = torch.cat(columns, dim=1)
+        return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -torch.inf)[:, None]
+
     def _memory_tokens(self, memory: Memory) -> tuple[Tensor, Tensor]:
         """Return the spatial tokens (hw, B, Cm) of one memory and their place-and-age code."""
-        last = self._network.num_maskmem - 1
-        slot = last if memory.age == 0 else min(memory.age, last) - 1
+        slot = (memory.age or self._network.num_maskmem) - 1
         code = _tokens(self._network.memory_encoder.position_encoding(memory.map))
         return _tokens(memory.map), code + self._network.maskmem_tpos_enc[slot]
 
     def _pointer_tokens(self, bank: Sequence[Memory]) -> tuple[Tensor, Tensor]:
-        """Return the object pointers of the bank as tokens (P * C/Cm, B, Cm) and their age code.
-
-        Supports are coded as one frame away: they are other patients' slices, so no true distance exists.
-        """
+        """Return the object pointers of the bank as tokens (P * C/Cm, B, Cm) and the code of their distance."""
         network = self._network
         pieces = self.width // network.mem_dim
         pointers = torch.stack([memory.pointer for memory in bank])  # (P, B, C)
         count, batch, _ = pointers.shape
         tokens = pointers.view(count, batch, pieces, -1).transpose(1, 2).flatten(0, 1)
-        ages = torch.tensor([max(memory.age, 1) for memory in bank], device=pointers.device)
-        far = network.max_obj_ptrs_in_encoder - 1
-        code = network.obj_ptr_tpos_proj(get_1d_sine_pe(ages.clamp(max=far) / far, dim=self.width))
+        known = [memory.age or 1 if memory.distance is None else memory.distance for memory in bank]
+        away = torch.tensor(known, device=pointers.device) / (network.max_obj_ptrs_in_encoder - 1)
+        code = network.obj_ptr_tpos_proj(get_1d_sine_pe(away, dim=self.width))
         return tokens, code[:, None].expand(-1, batch, -1).repeat_interleave(pieces, dim=0)
 
     def _decode(self, features: Tensor, detail: tuple[Tensor, ...], prompts: Prompts) -> Decoded:
@@ -185,7 +242,7 @@ class Sam2:
         if prompts.dense is not None:
             dense = prompts.dense[:, :, None, None].expand_as(dense)
         with mixed_precision(self.device):
-            masks, scores, _, presence = network.sam_mask_decoder(
+            masks, scores, tokens, presence = network.sam_mask_decoder(
                 image_embeddings=features,
                 image_pe=network.sam_prompt_encoder.get_dense_pe(),
                 sparse_prompt_embeddings=sparse,
@@ -194,9 +251,16 @@ class Sam2:
                 repeat_image=False,
                 high_res_features=list(detail) or None,
             )
-        return Decoded(masks.float(), scores[:, 0].float(), presence[:, 0].float())
+            pointer = network.obj_ptr_proj(tokens[:, 0])
+        return Decoded(masks.float(), scores[:, 0].float(), presence[:, 0].float(), pointer.float())
 
 
 def _tokens(maps: Tensor) -> Tensor:
     """Return maps (B, C, h, w) as a sequence (hw, B, C)."""
     return maps.flatten(2).permute(2, 0, 1)
+
+
+def _shrink(mask: Tensor, embedding: Embedding) -> Tensor:
+    """Return masks (B, 1, S, S) on the grid of the features."""
+    height, width = embedding.features.shape[-2:]
+    return F.interpolate(mask, size=(height, width), mode="bilinear", antialias=True)

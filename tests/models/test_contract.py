@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -9,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from amsam_cli.models.base import Decoded, Embedding, Memory, MemoryModel, PromptableModel, Prompts
+from amsam_cli.methods.calibrated_attention import calibrate
+from amsam_cli.models.base import Decoded, Embedding, Memory, MemoryModel, PromptableModel, Prompts, Span
 from tests.toy import disc_frames
 
 ROWS = 3
@@ -326,3 +329,109 @@ def test_recall_passes_gradients_to_decoder_memory_and_mask(memory_model):
     assert reached == [True, True]
     assert masks.grad is not None
     assert masks.grad.any()
+
+
+def test_recall_of_a_memory_too_old_for_its_map_still_uses_its_pointer(memory_model):
+    if memory_model.name == "toy":
+        pytest.skip("the toy has no pointers")
+    embedding, (first, second, *_) = encode(memory_model, 1), bank(memory_model, 1)
+    other_map = replace(second, map=second.map + 1)
+    other_pointer = replace(second, pointer=second.pointer + 1)
+
+    old = [memory_model.recall(embedding, [first, m.aged(9)]).logits for m in (second, other_map, other_pointer)]
+
+    assert torch.equal(old[0], old[1])
+    assert not torch.equal(old[0], old[2])
+
+
+def test_recall_depends_on_the_distance_of_a_key_slice(memory_model):
+    if memory_model.name == "toy":
+        pytest.skip("the toy has no pointers")
+    embedding, (first, second, *_) = encode(memory_model, 1), bank(memory_model, 1)
+
+    near, far = (memory_model.recall(embedding, [first, second.own(distance=d)]).logits for d in (1, 10))
+
+    assert (near - far).abs().max() > 0
+
+
+def test_recall_without_bias_is_as_published_after_a_biased_one(memory_model):
+    embedding, memories = encode(memory_model, 1), bank(memory_model, 1)
+    memories = [memory.own(age=memory.age) if memory.age else memory for memory in memories]
+
+    before = memory_model.recall(embedding, memories).logits
+    biased = memory_model.recall(embedding, memories, bias=calibrate).logits
+    after = memory_model.recall(embedding, memories).logits
+
+    assert torch.equal(before, after)
+    assert (before - biased).abs().max() > 0
+
+
+def test_recall_with_a_bias_of_zero_is_recall_without(memory_model):
+    embedding, memories = encode(memory_model, 1), bank(memory_model, 1)
+
+    def nothing(queries: Tensor, keys: Tensor, spans: Sequence[Span]) -> Tensor:
+        return queries.new_zeros(len(queries), queries.shape[1], keys.shape[1])
+
+    plain = memory_model.recall(embedding, memories)
+    zero = memory_model.recall(embedding, memories, bias=nothing)
+
+    assert_same_rows(zero, [plain])
+
+
+def test_recall_tells_the_bias_where_each_map_is(memory_model):
+    embedding, memories = encode(memory_model, 1), bank(memory_model, 1, ages=(0, 1))
+    length = (memory_model.image_size // 16) ** 2
+    seen = []
+
+    def look(queries: Tensor, keys: Tensor, spans: Sequence[Span]) -> Tensor:
+        seen.extend((memory.age, span.start, span.stop) for memory, span in spans)
+        return queries.new_zeros(len(queries), queries.shape[1], keys.shape[1])
+
+    memory_model.recall(embedding, memories, bias=look)
+
+    assert set(seen) == {(0, 0, length), (1, length, 2 * length)}
+
+
+def test_recall_of_rows_that_lack_a_memory_is_recall_without_it(memory_model):
+    embedding, (first, second, third, _) = encode(memory_model, 2), bank(memory_model, 2)
+    gap = replace(second, there=torch.tensor([True, False]))
+
+    together = memory_model.recall(embedding, [first, gap, third])
+
+    row = lambda memory, i: replace(memory, there=None).rows([i])  # noqa: E731
+    with_it = memory_model.recall(embedding.rows([0]), [row(m, 0) for m in (first, second, third)])
+    without = memory_model.recall(embedding.rows([1]), [row(m, 1) for m in (first, third)])
+    assert_same_rows(together, [with_it, without])
+
+
+def test_recall_passes_gradients_through_a_biased_attention(memory_model):
+    memories = [memory.own(age=memory.age) if memory.age else memory for memory in bank(memory_model, 1)]
+    part = memory_model.adaptable()["memory"].requires_grad_(True)
+
+    memory_model.recall(encode(memory_model, 1), memories, bias=calibrate).logits.square().sum().backward()
+
+    reached = any(value.grad is not None and value.grad.any() for value in part.parameters())
+    part.requires_grad_(False).zero_grad(set_to_none=True)
+    assert reached
+
+
+def test_keep_gives_a_memory_that_can_be_recalled(memory_model):
+    embedding, memories = encode(memory_model), bank(memory_model, ROWS)
+    answer = memory_model.recall(embedding, memories)
+
+    kept = memory_model.keep(embedding, answer)
+
+    grid = memory_model.image_size // 16
+    assert kept.map.shape == memories[0].map.shape
+    assert kept.mask.shape == (ROWS, 1, grid, grid)
+    assert kept.pointer.shape == (ROWS, memory_model.width)
+    assert memory_model.recall(embedding, [*memories, kept.own(age=1)]).logits.isfinite().all()
+
+
+def test_keep_remembers_nothing_where_the_model_sees_nothing(memory_model):
+    embedding = encode(memory_model, 1)
+    answer = memory_model.recall(embedding, bank(memory_model, 1))
+
+    kept = memory_model.keep(embedding, replace(answer, presence=torch.tensor([-5.0])))
+
+    assert kept.mask.max() < 1e-3
