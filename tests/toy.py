@@ -41,6 +41,9 @@ class ToyModel:
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Embedding:
+        return self.embed(pixels)
+
+    def embed(self, pixels: Tensor) -> Embedding:
         return self._network.image_encoder(pixels)
 
     def decode(self, embedding: Embedding, prompts: Prompts) -> Decoded:
@@ -196,6 +199,12 @@ class ToyDecoder(nn.Module):
             hyper.bias[GROUND] = -1
 
     def forward(self, embedding: Embedding, prompt: tuple[Tensor, Tensor], dense: Tensor) -> Decoded:
+        return Decoded(*self.predict_masks(embedding, prompt, dense))
+
+    def predict_masks(
+        self, embedding: Embedding, prompt: tuple[Tensor, Tensor], dense: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return masks, scores and presence, from the method that SAM's decoders have too."""
         source = embedding.features + dense
         tokens, real = prompt
         start = self.mask_tokens.weight[None].expand(len(source), -1, -1)
@@ -204,9 +213,10 @@ class ToyDecoder(nn.Module):
         detail = embedding.detail[0]
         fine = F.interpolate(image, size=detail.shape[-2:], mode="bilinear") + _without_recalled(detail)
         upscaled = self.output_upscaling(fine)
-        masks = torch.einsum("btc,bchw->bthw", self.output_hypernetworks_mlps[0](token), upscaled)
+        hyper = self.output_hypernetworks_mlps[0](token[:, 0])
+        masks = torch.einsum("bc,bchw->bhw", hyper, upscaled)[:, None]
         score = self.iou_prediction_head(token[:, 0])[:, 0].sigmoid()
-        return Decoded(masks, score, 2 + self.pred_obj_score_head(token[:, 0])[:, 0])
+        return masks, score, 2 + self.pred_obj_score_head(token[:, 0])[:, 0]
 
 
 class ToyMemoryAttention(nn.Module):
