@@ -21,6 +21,7 @@ from amsam_cli.adapter import (
     AdapterConfig,
     Backbone,
     Record,
+    Sight,
     SupportBank,
     Trust,
     lora_state,
@@ -32,9 +33,9 @@ from amsam_cli.methods import prompts, pseudo_prompt
 from amsam_cli.methods.losses import hard_dice, mask_loss, to_side
 from amsam_cli.metrics import dice
 from amsam_cli.models.base import Decoded, Embedding, Memory, MemoryModel, OnStep, PromptableModel, Prompts, silent
-from amsam_cli.preprocess import Augmentation, Frames, Recipe, fit
+from amsam_cli.preprocess import Augmentation, Frames, Recipe, fit, zoom_window
 from amsam_cli.segmentation import segment
-from amsam_cli.volume import Shot, Volume
+from amsam_cli.volume import Shot, Volume, Window
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lesson:
-    """All there is to learn from: the encoded shots and the models."""
+    """All there is to learn from: the encoded shots, whole and zoomed, and the models."""
 
     examples: Sequence[Example]
     model: PromptableModel
@@ -86,10 +87,16 @@ class Lesson:
     labels: dict[int, str]
     recipe: Recipe
     config: AdapterConfig
+    zoomed: Sequence[Example] = ()
 
     def only(self, kept: Sequence[int]) -> Lesson:
         """Return the lesson without the other shots."""
-        return replace(self, examples=[self.examples[index] for index in kept])
+        zoomed = [self.zoomed[index] for index in kept] if self.zoomed else ()
+        return replace(self, examples=[self.examples[index] for index in kept], zoomed=zoomed)
+
+    def closer(self) -> Lesson:
+        """Return the lesson whose examples are the zoomed ones."""
+        return replace(self, examples=self.zoomed, zoomed=())
 
 
 def choose(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
@@ -199,12 +206,15 @@ def _prepare(
     first = shots[0].volume
     plane = None if first.is_picture else first.geometry.plane
     recipe = fit(shots, image_size=model.image_size, plane=plane)
-    examples = []
+    encoder = _Encoder(model, memory_model, recipe, list(labels))
+    examples, zoomed = [], []
     for index, shot in enumerate(shots):
         report("encode", index, len(shots))
-        examples.append(_encode_shot(shot, model, memory_model, recipe, list(labels), config.seed + index))
+        examples.append(encoder.example(shot, config.seed + index))
+        if recipe.zoom:
+            zoomed.append(encoder.example(shot, config.seed + index, zoom=recipe.zoom))
     report("encode", len(shots), len(shots))
-    return Lesson(examples, model, memory_model, labels, recipe, config)
+    return Lesson(examples, model, memory_model, labels, recipe, config, zoomed)
 
 
 def _labels_of(shots: Sequence[Shot]) -> dict[int, str]:
@@ -218,31 +228,48 @@ def _labels_of(shots: Sequence[Shot]) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
-def _encode_shot(
-    shot: Shot, model: PromptableModel, memory_model: MemoryModel, recipe: Recipe, labels: list[int], seed: int
-) -> Example:
-    scan = shot.scan()
-    slices, masks, context = _views(shot, scan, model, recipe, labels, seed)
-    if memory_model is model:
-        return Example(shot, slices, slices, masks, masks, context)
-    other = replace(recipe, image_size=memory_model.image_size)
-    remembered, memory_masks, _ = _views(shot, scan, memory_model, other, labels, seed)
-    return Example(shot, slices, remembered, masks, memory_masks, context)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Encoder:
+    """Encodes shots, whole or zoomed."""
 
+    model: PromptableModel
+    memory_model: MemoryModel
+    recipe: Recipe
+    labels: list[int]
 
-def _views(
-    shot: Shot, scan: Volume, model: PromptableModel, recipe: Recipe, labels: list[int], seed: int
-) -> tuple[Embedding, Tensor, Tensor]:
-    """Return features and masks of all views of a shot, and features of slices of its scan."""
-    frames = Frames(shot.volume, recipe, scan=scan)
-    pixels, masks = frames.pixels(0, 1)[0], frames.masks(shot.labels, labels)[0]
-    augmentation = Augmentation(seed=seed, image_size=recipe.image_size)
-    views = [(pixels, masks), *(augmentation.view(pixels, masks) for _ in range(VIEWS - 1))]
-    embedding = Embedding.cat([model.encode(view[None].to(model.device)) for view, _ in views])
-    around = Frames(scan, recipe)
-    picked = np.unique(np.linspace(0, scan.depth - 1, min(CONTEXT, scan.depth)).round().astype(int))
-    context = [model.encode(around.pixels(int(d), int(d) + 1).to(model.device)).features for d in picked]
-    return embedding, torch.stack([mask for _, mask in views]).to(model.device), torch.cat(context)
+    def example(self, shot: Shot, seed: int, *, zoom: float | None = None) -> Example:
+        """Return a shot's views; of the part round its labels, `zoom` mm wide, where that is given."""
+        scan = shot.scan()
+        window = zoom_window(shot.volume.geometry, shot.labels.data[0] > 0, zoom) if zoom else None
+        slices, masks, context = self._views(self.model, self.recipe, shot, scan, window, seed)
+        if self.memory_model is self.model:
+            return Example(shot, slices, slices, masks, masks, context)
+        other = replace(self.recipe, image_size=self.memory_model.image_size)
+        remembered, memory_masks, _ = self._views(self.memory_model, other, shot, scan, window, seed)
+        return Example(shot, slices, remembered, masks, memory_masks, context)
+
+    def _views(
+        self,
+        model: PromptableModel,
+        recipe: Recipe,
+        shot: Shot,
+        scan: Volume,
+        window: Window | None,
+        seed: int,
+    ) -> tuple[Embedding, Tensor, Tensor]:
+        """Return features and masks of all views of a shot, and features of slices of its scan."""
+        volume, labels, around = shot.volume, shot.labels, scan
+        if window:
+            volume, labels, around = volume.crop(window), labels.crop(window), around.crop(window)
+        frames = Frames(volume, recipe, scan=scan)
+        pixels, masks = frames.pixels(0, 1)[0], frames.masks(labels, self.labels)[0]
+        augmentation = Augmentation(seed=seed, image_size=recipe.image_size)
+        views = [(pixels, masks), *(augmentation.view(pixels, masks) for _ in range(VIEWS - 1))]
+        embedding = Embedding.cat([model.encode(view[None].to(model.device)) for view, _ in views])
+        neighbours = Frames(around, recipe, scan=scan)
+        picked = np.unique(np.linspace(0, scan.depth - 1, min(CONTEXT, scan.depth)).round().astype(int))
+        context = [model.encode(neighbours.pixels(int(d), int(d) + 1).to(model.device)).features for d in picked]
+        return embedding, torch.stack([mask for _, mask in views]).to(model.device), torch.cat(context)
 
 
 def _learn(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
@@ -258,32 +285,41 @@ def _learn(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
         config=lesson.config,
         lora=lora,
         dense=dense,
-        rules=rules,
-        trust=(),
-        bank=bank,
+        whole=Sight(rules, (), bank),
         record=Record(shots=tuple(example.shot.origin for example in lesson.examples), trainable=trainable),
     )
     with torch.no_grad(), adapter.attach(lesson.model):
-        trust = [_trust(lesson, adapter, found, label) for label in range(len(lesson.labels))]
-    return replace(adapter, trust=tuple(trust))
+        adapter = replace(adapter, whole=_with_trust(adapter.whole, lesson, found, dense))
+        if lesson.zoomed:
+            closer = lesson.closer()
+            bank, _ = _remember(closer)
+            rules, found = _leave_one_out_prompts(closer, bank)
+            adapter = replace(adapter, zoomed=_with_trust(Sight(rules, (), bank), closer, found, dense))
+    return adapter
 
 
-def _trust(lesson: Lesson, adapter: Adapter, found: Prompts, label: int) -> Trust:
+def _with_trust(sight: Sight, lesson: Lesson, found: Prompts, dense: Tensor) -> Sight:
+    """Return a sight that knows how far each way of looking at each label can be trusted."""
+    trust = [_trust(lesson, sight.bank, found, dense, label) for label in range(len(lesson.labels))]
+    return replace(sight, trust=tuple(trust))
+
+
+def _trust(lesson: Lesson, bank: SupportBank, found: Prompts, dense: Tensor, label: int) -> Trust:
     """Return how well both ways of looking do on the shots that show a label, none helped by itself."""
-    shown = adapter.bank.prototypes.present[:, label].nonzero()[:, 0].tolist()
-    memories = dict(zip(shown, adapter.bank.memories(label, lesson.memory_model.device), strict=True))
+    shown = bank.prototypes.present[:, label].nonzero()[:, 0].tolist()
+    memories = dict(zip(shown, bank.memories(label, lesson.memory_model.device), strict=True))
     own_memory = lesson.memory_model is lesson.model
     alone, recalled = [], []
     for shot in shown:
         example = lesson.examples[shot]
-        dense = adapter.dense[label].to(lesson.model.device).expand(VIEWS, -1)
+        learned = dense[label].to(lesson.model.device).expand(VIEWS, -1)
         row = (label * len(lesson.examples) + shot) * VIEWS
-        asked = replace(found.rows(slice(row, row + VIEWS)), dense=dense)
+        asked = replace(found.rows(slice(row, row + VIEWS)), dense=learned)
         alone.append(_overlap(lesson.model.decode(example.slices, asked), example.masks[:, label]))
         others = [memories[other] for other in shown if other != shot] or [memories[shot]]
-        bank = [memory.repeat(VIEWS) for memory in others]
-        plain = Prompts.empty(VIEWS, device=dense.device, dense=dense if own_memory else None)
-        answer = lesson.memory_model.recall(example.remembered, bank, plain)
+        repeated = [memory.repeat(VIEWS) for memory in others]
+        plain = Prompts.empty(VIEWS, device=learned.device, dense=learned if own_memory else None)
+        answer = lesson.memory_model.recall(example.remembered, repeated, plain)
         recalled.append(_overlap(answer, example.memory_masks[:, label]))
     return Trust(round(float(np.mean(alone)), 4), round(float(np.mean(recalled)), 4))
 

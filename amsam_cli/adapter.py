@@ -139,6 +139,21 @@ class SupportBank:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Sight:
+    """What the shots taught about frames of one scale: whole slices, or zoomed ones.
+
+    Attributes:
+        rules: how each label's prior becomes prompts.
+        trust: how much each way of looking at each label counts.
+        bank: the support memories.
+    """
+
+    rules: tuple[PromptRule, ...]
+    trust: tuple[Trust, ...]
+    bank: SupportBank
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
     """Everything `segment` needs beyond the backbone.
 
@@ -150,9 +165,8 @@ class Adapter:
         config: how it was adapted.
         lora: peft's own state, empty when nothing was trained.
         dense: (L, C) learned prompt of each label.
-        rules: how each label's prior becomes prompts.
-        trust: how much each way of looking at each label counts.
-        bank: the support memories.
+        whole: what the shots taught about whole slices.
+        zoomed: what they taught about frames of `recipe.zoom`; None where there is no zoom.
         record: where it comes from.
     """
 
@@ -163,9 +177,8 @@ class Adapter:
     config: AdapterConfig
     lora: Mapping[str, Tensor]
     dense: Tensor
-    rules: tuple[PromptRule, ...]
-    trust: tuple[Trust, ...]
-    bank: SupportBank
+    whole: Sight
+    zoomed: Sight | None = None
     record: Record = Record()
 
     @property
@@ -260,17 +273,37 @@ def _peft_tensors(adapter: Adapter) -> dict[str, Tensor]:
 
 
 def _memory_tensors(adapter: Adapter) -> dict[str, Tensor]:
-    bank = adapter.bank
-    tensors = {
-        "dense": adapter.dense,
-        "maps": bank.maps,
-        "pointers": bank.pointers,
-        "masks": bank.masks,
-        "foreground": bank.prototypes.foreground,
-        "background": bank.prototypes.background,
-        "present": bank.prototypes.present,
-    }
+    tensors = {"dense": adapter.dense}
+    for scale, sight in _sights(adapter).items():
+        bank = sight.bank
+        tensors |= {
+            f"{scale}.maps": bank.maps,
+            f"{scale}.pointers": bank.pointers,
+            f"{scale}.masks": bank.masks,
+            f"{scale}.foreground": bank.prototypes.foreground,
+            f"{scale}.background": bank.prototypes.background,
+            f"{scale}.present": bank.prototypes.present,
+        }
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _sights(adapter: Adapter) -> dict[str, Sight]:
+    """Return what was learned by the name of its scale."""
+    return {"whole": adapter.whole} | ({"zoomed": adapter.zoomed} if adapter.zoomed else {})
+
+
+def _restore_sight(scale: str, about: dict[str, Any], memories: dict[str, Tensor]) -> Sight:
+    """Return what was learned at a scale, from the description and tensors of an adapter."""
+    tensors = {
+        name: memories[f"{scale}.{name}"]
+        for name in ("maps", "pointers", "masks", "foreground", "background", "present")
+    }
+    known = Prototypes(tensors["foreground"], tensors["background"], tensors["present"])
+    return Sight(
+        rules=tuple(PromptRule(**rule) for rule in about[scale]["rules"]),
+        trust=tuple(Trust(**trust) for trust in about[scale]["trust"]),
+        bank=SupportBank(tensors["maps"], tensors["pointers"], tensors["masks"], known),
+    )
 
 
 def _describe(adapter: Adapter) -> dict[str, Any]:
@@ -284,8 +317,10 @@ def _describe(adapter: Adapter) -> dict[str, Any]:
         "labels": {str(value): name for value, name in adapter.labels.items()},
         "recipe": asdict(adapter.recipe),
         "config": asdict(adapter.config),
-        "rules": [asdict(rule) for rule in adapter.rules],
-        "trust": [asdict(trust) for trust in adapter.trust],
+        **{
+            scale: {"rules": [asdict(rule) for rule in sight.rules], "trust": [asdict(each) for each in sight.trust]}
+            for scale, sight in _sights(adapter).items()
+        },
         "shots": list(record.shots),
         "forecast": None if record.forecast is None else {str(v): round(d, 4) for v, d in record.forecast.items()},
         "trainable": dict(record.trainable),
@@ -301,7 +336,6 @@ def _restore(
         message = f"format {about['format']}, expected {FORMAT}"
         raise ValueError(message)
     recipe = about["recipe"]
-    known = Prototypes(memories["foreground"], memories["background"], memories["present"])
     forecast = about["forecast"]
     return Adapter(
         backbone=Backbone(**about["backbone"]),
@@ -318,9 +352,8 @@ def _restore(
         config=AdapterConfig(**about["config"]),
         lora=lora,
         dense=memories["dense"],
-        rules=tuple(PromptRule(**rule) for rule in about["rules"]),
-        trust=tuple(Trust(**trust) for trust in about["trust"]),
-        bank=SupportBank(memories["maps"], memories["pointers"], memories["masks"], known),
+        whole=_restore_sight("whole", about, memories),
+        zoomed=_restore_sight("zoomed", about, memories) if "zoomed" in about else None,
         record=Record(
             shots=tuple(about["shots"]),
             forecast=None if forecast is None else {int(value): dice for value, dice in forecast.items()},

@@ -110,7 +110,7 @@ def segment(
         for index, value in enumerate(adapter.labels):
             report("segment", index, len(adapter.labels))
             looks, seed = _look(encoded, adapter, index, prior[:, index])
-            fused.append(_fuse(looks, seed, adapter.trust[index]))
+            fused.append(_fuse(looks, seed, adapter.whole.trust[index]))
             confidence[value] = _agreement([*looks.values()]).numpy()
             if seed is not None:
                 seeds[value] = seed
@@ -150,7 +150,7 @@ def _encode_with(model: PromptableModel, frames: Frames, report: OnStep) -> Embe
 
 def _prior(features: Tensor, adapter: Adapter) -> Tensor:
     """Return where each label may be, (D, L, h, w), scaled over the volume."""
-    known = adapter.bank.prototypes
+    known = adapter.whole.bank.prototypes
     on_device = pseudo_prompt.Prototypes(
         *(part.to(features.device) for part in (known.foreground, known.background, known.present))
     )
@@ -159,9 +159,9 @@ def _prior(features: Tensor, adapter: Adapter) -> Tensor:
 
 def _look(encoded: Encoded, adapter: Adapter, label: int, prior: Tensor) -> tuple[dict[str, Look], int | None]:
     """Return the three looks at one label, and its key slice; None where the label is nowhere."""
-    bank = adapter.bank.memories(label, encoded.memory_model.device)
+    bank = adapter.whole.bank.memories(label, encoded.memory_model.device)
     dense = adapter.dense[label].to(encoded.model.device)
-    found = prompts.find_prompts(prior, adapter.rules[label], encoded.model.image_size)
+    found = prompts.find_prompts(prior, adapter.whole.rules[label], encoded.model.image_size)
     looks = {"slice": _decode_slices(encoded, found, dense)}
     if not bank:
         return looks, None

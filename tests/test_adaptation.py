@@ -81,7 +81,7 @@ def test_adapt_learns_every_label_of_the_shots():
 
     assert adapter.labels == {1: "ball", 2: "other"}
     assert adapter.dense.shape == (2, 8)
-    assert adapter.bank.maps.shape[:2] == (2, 2)
+    assert adapter.whole.bank.maps.shape[:2] == (2, 2)
     assert adapter.record.shots == ("scan_0.nii.gz:4", "scan_1.nii.gz:4")
     assert adapter.recipe.plane == "axial"
 
@@ -102,7 +102,7 @@ def test_adapt_without_steps_trains_nothing_but_remembers_the_shots():
 
     assert not adapter.lora
     assert not adapter.record.trainable
-    assert adapter.bank.prototypes.present.all()
+    assert adapter.whole.bank.prototypes.present.all()
 
 
 def test_adapt_reports_what_it_trained():
@@ -161,3 +161,19 @@ def test_adapt_refuses_shots_without_a_label():
 
     with pytest.raises(InputError, match="labelled pixel"):
         adapt([Shot(shot.volume, empty, shot.scan, shot.origin, shot.patient)], ToyModel())
+
+
+def test_adapt_looks_closer_where_the_labels_are_small():
+    adapter = adapt([ball_shot(seed, margin=60) for seed in (0, 1)], ToyModel(), config=QUICK)
+
+    assert adapter.recipe.zoom is not None
+    assert adapter.zoomed is not None
+    whole, zoomed = (sight.bank.masks.mean() for sight in (adapter.whole, adapter.zoomed))
+    assert zoomed > 3 * whole  # the balls fill more of the frame
+
+
+def test_adapt_does_not_look_closer_where_the_labels_fill_the_slice():
+    adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=QUICK)
+
+    assert adapter.recipe.zoom is None
+    assert adapter.zoomed is None

@@ -163,3 +163,18 @@ def test_targets_match_the_decoder_and_nothing_else():
 
     assert len(names) == 14
     assert all(name.startswith("sam_mask_decoder.transformer.") for name in names)
+
+
+def test_adapter_keeps_what_was_learned_of_zoomed_slices(tmp_path: Path):
+    shots = [ball_shot(seed, margin=60) for seed in (0, 1)]
+    adapter = adapt(shots, ToyModel(), config=AdapterConfig(steps=0, forecast=False))
+
+    adapter.save(tmp_path)
+
+    loaded = Adapter.load(tmp_path)
+    assert loaded.sha256 == adapter.sha256
+    assert loaded.zoomed is not None
+    assert adapter.zoomed is not None
+    assert torch.equal(loaded.zoomed.bank.maps, adapter.zoomed.bank.maps)
+    assert loaded.zoomed.rules == adapter.zoomed.rules
+    assert not torch.equal(loaded.zoomed.bank.maps, loaded.whole.bank.maps)
