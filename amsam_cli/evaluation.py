@@ -6,7 +6,9 @@ nor how tables look.
 
 from __future__ import annotations
 
+import csv
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amsam_cli.errors import GeometryError, InputError
-from amsam_cli.io import Case, find_cases, read_labels
+from amsam_cli.io import Case, find_cases, read_labels, read_volume
 from amsam_cli.io.formats import dicom_files
 from amsam_cli.io.pairs import case_key
 from amsam_cli.metrics import ABSENT, METRICS, Agreement, measure_labels
 from amsam_cli.report import MEAN, Comparison, Difference, Json, Report, Score
 from amsam_cli.report.scores import bootstrap_interval, macro_mean
 from amsam_cli.version import __version__
-from amsam_cli.volume import Geometry, LabelMap, Unit
+from amsam_cli.volume import Geometry, LabelMap, Unit, Volume
 
 FEWEST_FOR_A_TEST = 6
 """Below six cases even a difference that is the same in every case has p > 0.05."""
@@ -99,6 +101,79 @@ def evaluate_maps(
     _check_grids(prediction.geometry, reference.geometry, called=("The prediction", "the reference"))
     measured = _measured(case, prediction, reference, tolerance=tolerance_mm)
     return _report_of([measured], tolerance=tolerance_mm, names=names or {}, warnings=[])
+
+
+def read_pair(predictions: Path, references: Path, case: str) -> tuple[LabelMap, LabelMap]:
+    """Return the prediction and the reference that `evaluate` measured as `case`.
+
+    Raises:
+        InputError: there is no such case.
+    """
+    pairs, _ = _paired(Path(predictions), Path(references))
+    for name, prediction, reference in pairs:
+        if name == case:
+            return _read(prediction), _read(reference)
+    raise InputError(
+        f"There is no case '{case}' in '{references}'.", f"Its cases are {_listed([p[0] for p in pairs])}."
+    )
+
+
+def read_scan(images: Path, case: str, grid: Geometry) -> Volume | None:
+    """Return the scan of a case, `images` itself or the one of like name in it; None where none lies on the grid."""
+    alone = _is_one_case(images)
+    key = case_key(Path(case))
+    fitting = [found.path for found in find_cases(images) if alone or case_key(found.path) == key]
+    if len(fitting) != 1:
+        return None
+    scan = read_volume(fitting[0], "axial")
+    return (
+        scan if scan.geometry.shape == grid.shape and scan.geometry.matches(grid, tolerance_mm=_slack(grid)) else None
+    )
+
+
+def worst_cases(report: Report, count: int) -> list[str]:
+    """Return the cases of lowest Dice, the worst first; the mean over labels decides, then HD95."""
+    dice, far = (report.values(metric) for metric in ("dice", "hd95_mm"))
+    there = np.flatnonzero(~np.isnan(dice).all(axis=1))
+    order = sorted(there, key=lambda index: (np.nanmean(dice[index]), -np.nanmean(far[index])))
+    return [report.cases[index] for index in order[:count]]
+
+
+def cohorts_by_name(cases: Sequence[str], pattern: str) -> dict[str, str]:
+    """Return the cohort of each case: what the regular expression, or its first group, finds in its name.
+
+    >>> cohorts_by_name(["siemens_01", "ge_02"], r"^([a-z]+)_")
+    {'siemens_01': 'siemens', 'ge_02': 'ge'}
+
+    Raises:
+        InputError: it is no regular expression, or a case does not match.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as err:
+        raise InputError(f"'{pattern}' is no regular expression: {err}.", r"Try --cohort '^([^_]+)_'.") from err
+    found = {case: expression.search(case) for case in cases}
+    unmatched = [case for case, match in found.items() if match is None]
+    if unmatched:
+        raise InputError(f"'{pattern}' is not in the names of {_listed(unmatched)}.", "Every case needs a cohort.")
+    return {case: match.group(1 if expression.groups else 0) or "" for case, match in found.items() if match}
+
+
+def cohorts_from_file(cases: Sequence[str], path: Path) -> dict[str, str]:
+    """Return the cohort of each case from a CSV file whose first two columns are case and cohort.
+
+    Raises:
+        InputError: it cannot be read, or lacks a case.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            listed = {row[0].strip(): row[1].strip() for row in csv.reader(file) if len(row) > 1}
+    except (OSError, UnicodeDecodeError, csv.Error) as err:
+        raise InputError(f"'{path}' cannot be read as CSV: {err}.", "Give lines such as case_03,siemens.") from err
+    missing = [case for case in cases if case not in listed]
+    if missing:
+        raise InputError(f"'{path}' has no line for {_listed(missing)}.", "Every case needs a cohort.")
+    return {case: listed[case] for case in cases}
 
 
 def compare(first: Report, second: Report, *, seed: int = 0) -> Comparison:
@@ -204,7 +279,7 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
 def _check_grids(prediction: Geometry, reference: Geometry, *, called: tuple[str, str]) -> None:
     """Refuse maps on different grids; a tenth of a voxel is what programs lose when they write a header."""
     alike = prediction.unit == reference.unit and prediction.shape == reference.shape
-    if alike and prediction.matches(reference, tolerance_mm=max(1e-2, 0.1 * min(reference.spacing))):
+    if alike and prediction.matches(reference, tolerance_mm=_slack(reference)):
         return
     if alike:
         apart = float(np.abs(prediction.corners() - reference.corners()).max())
@@ -215,6 +290,10 @@ def _check_grids(prediction: Geometry, reference: Geometry, *, called: tuple[str
         f"{what}; expected one grid.",
         "Resample the prediction to the reference's grid by nearest neighbour, or check the pairing of the files.",
     )
+
+
+def _slack(grid: Geometry) -> float:
+    return max(1e-2, 0.1 * min(grid.spacing))
 
 
 def _grid_text(geometry: Geometry) -> str:

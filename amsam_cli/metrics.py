@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,23 @@ from surface_distance import lookup_tables
 
 Mask = NDArray[np.bool_]
 
-METRICS = ("dice", "iou", "hd95_mm", "assd_mm", "nsd", "volume_error_pct", "precision", "recall")
+METRICS = (
+    "dice",
+    "iou",
+    "hd95_mm",
+    "assd_mm",
+    "nsd",
+    "volume_error_pct",
+    "precision",
+    "recall",
+    "lesion_f1",
+    "lesion_precision",
+    "lesion_recall",
+)
+
+LESION_IOU = 0.1
+"""A lesion is found by a piece of the prediction that overlaps it by more than this: small lesions are not missed for a
+voxel's breadth, and one blot over all of them finds none."""
 
 ABSENT = "absent in both"
 MISSED = "missed: the reference has it, the prediction does not"
@@ -111,6 +128,63 @@ def volume_error_pct(prediction: Mask, reference: Mask) -> float:
     return 100.0 * _ratio(_count(prediction) - _count(reference), _count(reference))
 
 
+@dataclass(frozen=True, slots=True)
+class LesionCounts:
+    """How many connected pieces of two masks belong to each other.
+
+    Attributes:
+        found: pieces of the reference that have a piece of the prediction of their own.
+        predicted: pieces of the prediction.
+        real: pieces of the reference.
+    """
+
+    found: int
+    predicted: int
+    real: int
+
+    @property
+    def f1(self) -> float:
+        """Found lesions, twice, over all pieces of both masks; NaN if there are none."""
+        return _ratio(2 * self.found, self.predicted + self.real)
+
+    @property
+    def precision(self) -> float:
+        """The share of predicted pieces that are lesions; NaN if there are none."""
+        return _ratio(self.found, self.predicted)
+
+    @property
+    def recall(self) -> float:
+        """The share of lesions that were found; NaN if there are none."""
+        return _ratio(self.found, self.real)
+
+
+def count_lesions(prediction: Mask, reference: Mask, *, least_iou: float = LESION_IOU) -> LesionCounts:
+    """Return how many lesions were found: connected pieces, corners included, matched one to one, best IoU first.
+
+    Args:
+        prediction: (D, H, W) or (H, W) bool.
+        reference: like `prediction`.
+        least_iou: IoU above which a piece may count as a lesion's.
+
+    >>> count_lesions(np.array([[1, 0, 1, 0, 0]]) > 0, np.array([[1, 0, 0, 0, 1]]) > 0)
+    LesionCounts(found=1, predicted=2, real=2)
+    """
+    corners = np.ones((3,) * prediction.ndim, dtype=bool)
+    pieces, predicted = ndimage.label(prediction, corners)
+    lesions, real = ndimage.label(reference, corners)
+    both = prediction & reference
+    pairs, overlaps = np.unique(np.stack([pieces[both], lesions[both]]), axis=1, return_counts=True)
+    sizes = np.bincount(pieces[prediction])[pairs[0]] + np.bincount(lesions[reference])[pairs[1]] if both.any() else 1
+    alike = overlaps / (sizes - overlaps)
+    free_pieces, free_lesions = set(range(1, predicted + 1)), set(range(1, real + 1))
+    for index in np.argsort(-alike, kind="stable"):
+        piece, lesion = (int(number) for number in pairs[:, index])
+        if alike[index] > least_iou and piece in free_pieces and lesion in free_lesions:
+            free_pieces.remove(piece)
+            free_lesions.remove(lesion)
+    return LesionCounts(real - len(free_lesions), predicted, real)
+
+
 def surface_distances(prediction: Mask, reference: Mask, *, spacing: Sequence[float]) -> SurfaceDistances:
     """Return the distances between the surfaces of two masks, neither of them empty.
 
@@ -184,6 +258,7 @@ def _agreement(
     if not reference.any():
         return Agreement(_by_rule(diagonal, volume_error=100.0), INVENTED)
     surfaces = _surface_distances(prediction, reference, size)
+    lesions = count_lesions(prediction, reference)
     values = {
         "dice": dice(prediction, reference),
         "iou": iou(prediction, reference),
@@ -193,6 +268,9 @@ def _agreement(
         "volume_error_pct": volume_error_pct(prediction, reference),
         "precision": precision(prediction, reference),
         "recall": recall(prediction, reference),
+        "lesion_f1": lesions.f1,
+        "lesion_precision": lesions.precision,
+        "lesion_recall": lesions.recall,
     }
     return Agreement(values)
 
@@ -216,16 +294,20 @@ def _surface_distances(prediction: Mask, reference: Mask, size: NDArray[np.float
 
 def _surface_elements(mask: Mask, size: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return where voxel corners lie on the surface, (N, axes), and the area that belongs to each, (N,)."""
-    if mask.ndim == 2:
-        kernel = lookup_tables.ENCODE_NEIGHBOURHOOD_2D_KERNEL
-        areas = lookup_tables.create_table_neighbour_code_to_contour_length(size)
-    else:
-        kernel = lookup_tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL
-        areas = lookup_tables.create_table_neighbour_code_to_surface_area(size)
+    kernel, areas = _element_table(tuple(size.tolist()))
     # Each corner's code tells which of the voxels around it are inside; there is one corner more than voxels.
     codes = ndimage.correlate(np.pad(mask.astype(np.uint8), [(0, 1)] * mask.ndim), kernel, mode="constant")
     places = np.argwhere((codes != 0) & (codes != len(areas) - 1))
     return places, areas[codes[tuple(places.T)]]
+
+
+@lru_cache(maxsize=64)
+def _element_table(size: tuple[float, ...]) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
+    """Return the kernel that codes which voxels round a corner are inside, and the area of each code."""
+    if len(size) == 2:
+        lengths = lookup_tables.create_table_neighbour_code_to_contour_length(size)
+        return lookup_tables.ENCODE_NEIGHBOURHOOD_2D_KERNEL, lengths
+    return lookup_tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL, lookup_tables.create_table_neighbour_code_to_surface_area(size)
 
 
 def _nearest(places: NDArray[np.int64], others: NDArray[np.int64], size: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,6 +28,8 @@ PANEL_PX = 320
 PICTURE_PX = 560
 GAP_PX = 10
 TEXT_PX = 15
+MARGIN = 12
+"""Voxels shown round the masks, at least."""
 FILL = 0.3
 """Opacity of a label's area; its contour is solid."""
 PERCENTILES = (0.5, 99.5)
@@ -71,9 +74,69 @@ def write_preview(
     grey = _Greys(volume, *(limits or _percentiles(volume)))
     colours = colours_of(sorted({*labels.names, *labels.values()}))
     panels = _pair(grey, labels, colours) if volume.depth == 1 else _mosaic(grey, labels, colours, key_slices)
-    sheet = _with_legend(_grid(panels), labels, colours)
+    sheet = _with_legend(_grid(panels), _entries(labels), colours)
     with atomic_path(path) as hidden:
         sheet.save(hidden, format="PNG")
+
+
+def picture_of_difference(
+    prediction: LabelMap, reference: LabelMap, volume: Volume | None = None, *, count: int = COLUMNS
+) -> bytes:
+    """Return a PNG of where a mask and its reference differ most: the mask as areas, the reference as lines.
+
+    Shows the slices with the most voxels on which both disagree, cut out round both.
+
+    Args:
+        prediction: (D, H, W) labels.
+        reference: on the same grid.
+        volume: the scan on the same grid; plain grey without it.
+        count: how many slices at most.
+    """
+    wrong = (prediction.data != reference.data).sum(axis=(1, 2))
+    either = (prediction.data > 0) | (reference.data > 0)
+    worst = sorted(np.argsort(-wrong, kind="stable")[: min(count, max(1, int((wrong > 0).sum())))].tolist())
+    _, down, across = np.nonzero(either)
+    rows, columns = (_with_margin(places, size) for places, size in zip((down, across), either.shape[1:], strict=True))
+    values = sorted({*prediction.names, *reference.names, *prediction.values(), *reference.values()})
+    colours = colours_of(values)
+    grey = _Greys(volume, *_percentiles(volume)) if volume else None
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    geometry = Geometry((1, height, width), reference.geometry.affine, reference.geometry.unit)
+    size = _panel_size(geometry, PANEL_PX)
+    panels = []
+    for index in worst:
+        shown = grey.slice(index)[rows, columns] if grey else np.full((height, width, 3), 60, dtype=np.uint8)
+        plain = Image.fromarray(np.ascontiguousarray(shown)).resize(size, Image.Resampling.BILINEAR)
+        areas = _painted(plain, prediction.data[index, rows, columns], colours, outlined=False)
+        panel = _outlined(areas, reference.data[index, rows, columns], colours)
+        if prediction.geometry.shape[0] > 1:
+            stored = _stored_index(volume, index) if volume else index
+            _annotate(panel, f"slice {stored}", _sides(reference.geometry))
+        panels.append(panel)
+    names = {**prediction.names, **{v: n for v, n in reference.names.items() if n != f"label_{v}"}}
+    legend = {value: names.get(value, f"label_{value}") for value in {*prediction.values(), *reference.values()}}
+    png = BytesIO()
+    _with_legend(_grid(panels), legend, colours).save(png, format="PNG")
+    return png.getvalue()
+
+
+def _with_margin(places: NDArray[np.integer], size: int) -> slice:
+    """Return the part of an axis that holds all places, with a margin; all of it where there are none."""
+    if not places.size:
+        return slice(0, size)
+    first, last = int(places.min()), int(places.max())
+    margin = max(MARGIN, (last - first) // 4)
+    return slice(max(0, first - margin), min(size, last + margin + 1))
+
+
+def _outlined(panel: Image.Image, mask: NDArray[np.uint16], colours: Mapping[int, Colour]) -> Image.Image:
+    """Return `panel` with the outline of each label of `mask` (H, W)."""
+    large = _nearest(mask, panel.size)
+    pixels = np.array(panel)
+    for value, colour in colours.items():
+        area = large == value
+        pixels[area & ~ndimage.binary_erosion(area, iterations=2, border_value=1)] = colour
+    return Image.fromarray(pixels)
 
 
 def colours_of(values: Sequence[int]) -> dict[int, Colour]:
@@ -161,15 +224,17 @@ def _panel_size(geometry: Geometry, longest: int) -> tuple[int, int]:
     return max(1, round(width * spacing_w * scale)), max(1, round(height * spacing_h * scale))
 
 
-def _painted(plain: Image.Image, mask: NDArray[np.uint16], colours: Mapping[int, Colour]) -> Image.Image:
-    """Return `plain` with each label of `mask` (H, W) as a transparent area with a solid contour."""
+def _painted(
+    plain: Image.Image, mask: NDArray[np.uint16], colours: Mapping[int, Colour], *, outlined: bool = True
+) -> Image.Image:
+    """Return `plain` with each label of `mask` (H, W) as a transparent area, outlined or not."""
     large = _nearest(mask, plain.size)
     pixels = np.array(plain, dtype=np.float32)
     for value, colour in colours.items():
         area = large == value
         pixels[area] = (1 - FILL) * pixels[area] + FILL * np.array(colour, dtype=np.float32)
-        pixels[area & ~ndimage.binary_erosion(area, iterations=2, border_value=1)] = colour
-    return Image.fromarray(pixels.astype(np.uint8))
+    painted = Image.fromarray(pixels.astype(np.uint8))
+    return _outlined(painted, mask, colours) if outlined else painted
 
 
 def _nearest(mask: NDArray[np.uint16], size: tuple[int, int]) -> NDArray[np.uint16]:
@@ -216,14 +281,19 @@ def _grid(panels: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _with_legend(sheet: Image.Image, labels: LabelMap, colours: Mapping[int, Colour]) -> Image.Image:
-    """Return `sheet` with the labels' colours and names below it; a label that was not found says so."""
-    font = ImageFont.load_default(TEXT_PX)
+def _entries(labels: LabelMap) -> dict[int, str]:
+    """Return label value -> its entry in the legend; a label that was not found says so."""
     found = set(labels.values())
+    values = {*labels.names, *found}
+    return {v: labels.names.get(v, f"label_{v}") + ("" if v in found else " (not found)") for v in values}
+
+
+def _with_legend(sheet: Image.Image, names: Mapping[int, str], colours: Mapping[int, Colour]) -> Image.Image:
+    """Return `sheet` with the colours and names of some labels below it."""
+    font = ImageFont.load_default(TEXT_PX)
     line, widest = TEXT_PX + 10, sheet.width
     entries, x, y = [], GAP_PX, sheet.height
-    for value, colour in colours.items():
-        name = labels.names.get(value, f"label_{value}") + ("" if value in found else " (not found)")
+    for name, colour in ((names[value], colour) for value, colour in colours.items() if value in names):
         width = line + int(font.getlength(name)) + 2 * GAP_PX
         if x > GAP_PX and x + width > sheet.width:
             x, y = GAP_PX, y + line

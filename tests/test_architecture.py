@@ -51,6 +51,9 @@ FENCES = {
     "highdicom": {"io"},
     "monai": {"io", "preprocess", "metrics", "bench"},
     "ray": {"batch"},
+    "matplotlib": {"bench"},
+    "nnunetv2": {"bench"},
+    "sklearn": {"bench"},
 }
 WITHOUT_TORCH = {"errors", "volume", "metrics", "weights", "report", "cli", "version", "__init__", "__main__"}
 

@@ -8,7 +8,16 @@ import pytest
 from PIL import Image
 
 from amsam_cli.errors import GeometryError, InputError
-from amsam_cli.evaluation import compare, evaluate, evaluate_maps
+from amsam_cli.evaluation import (
+    cohorts_by_name,
+    cohorts_from_file,
+    compare,
+    evaluate,
+    evaluate_maps,
+    read_pair,
+    read_scan,
+    worst_cases,
+)
 from amsam_cli.report import Report, Score, json_text
 from amsam_cli.volume import Geometry, LabelMap
 
@@ -258,6 +267,84 @@ def test_progress_is_told_after_every_case(tmp_path):
     evaluate(tmp_path / "m", tmp_path / "m", on_case=lambda done, total: steps.append((done, total)))
 
     assert steps == [(1, 2), (2, 2)]
+
+
+def test_pair_is_read_by_the_name_of_its_case(tmp_path):
+    save(tmp_path / "p" / "a_0000.nii.gz", cube(3))
+    save(tmp_path / "r" / "a_seg.nii.gz", cube(2))
+
+    prediction, reference = read_pair(tmp_path / "p", tmp_path / "r", "a_seg")
+
+    assert prediction.mask(1).sum() == reference.mask(1).sum() == 64
+    assert (prediction.data != reference.data).any()
+
+
+def test_pair_of_an_unknown_case_is_refused(tmp_path):
+    save(tmp_path / "p" / "a.nii.gz", cube())
+    save(tmp_path / "r" / "a.nii.gz", cube())
+
+    with pytest.raises(InputError, match="no case 'b'"):
+        read_pair(tmp_path / "p", tmp_path / "r", "b")
+
+
+def test_scan_of_a_case_is_found_by_its_name(tmp_path):
+    save(tmp_path / "r" / "a_seg.nii.gz", cube())
+    save(tmp_path / "images" / "a_0000.nii.gz", cube(5, value=7))
+    _, reference = read_pair(tmp_path / "r", tmp_path / "r", "a_seg")
+
+    scan = read_scan(tmp_path / "images", "a_seg", reference.geometry)
+
+    assert scan.range == (0, 7)
+
+
+@pytest.mark.parametrize("name", ["b.nii.gz", "a.nii.gz"], ids=["other name", "other grid"])
+def test_scan_that_does_not_fit_is_not_taken(tmp_path, name):
+    save(tmp_path / "r" / "a.nii.gz", cube())
+    save(tmp_path / "images" / name, cube(shape=(12, 10, 9)))
+    _, reference = read_pair(tmp_path / "r", tmp_path / "r", "a")
+
+    assert read_scan(tmp_path / "images", "a", reference.geometry) is None
+
+
+def test_worst_cases_come_first_and_absent_ones_never():
+    rows = [
+        *(Score(case, "liver", "dice", value) for case, value in zip("abcd", [0.9, 0.2, None, 0.2], strict=True)),
+        *(Score(case, "liver", "hd95_mm", value) for case, value in zip("abcd", [1, 5, None, 9], strict=True)),
+    ]
+
+    assert worst_cases(Report(tuple(rows)), 3) == ["d", "b", "a"]
+
+
+def test_cohort_is_the_first_group_of_the_expression_or_all_of_it():
+    assert cohorts_by_name(["ge_1", "siemens_2"], r"^([a-z]+)_") == {"ge_1": "ge", "siemens_2": "siemens"}
+    assert cohorts_by_name(["x2019a"], r"\d{4}") == {"x2019a": "2019"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("(", "no regular expression"), (r"\d", "not in the names of 'ge'")],
+    ids=["broken", "absent"],
+)
+def test_cohort_expression_that_is_of_no_use_is_refused(pattern, message):
+    with pytest.raises(InputError, match=message):
+        cohorts_by_name(["ge"], pattern)
+
+
+def test_cohorts_are_read_from_a_table(tmp_path):
+    table = tmp_path / "cohorts.csv"
+    table.write_text("case,cohort\na,GE\nb,Siemens\n")
+
+    assert cohorts_from_file(["a", "b"], table) == {"a": "GE", "b": "Siemens"}
+
+
+@pytest.mark.parametrize("text", ["a,GE\n", None], ids=["a case missing", "no file"])
+def test_cohort_table_of_no_use_is_refused(tmp_path, text):
+    table = tmp_path / "cohorts.csv"
+    if text:
+        table.write_text(text)
+
+    with pytest.raises(InputError, match=r"cohorts\.csv"):
+        cohorts_from_file(["a", "b"], table)
 
 
 def scores(values, *, label="liver", metric="dice"):

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from amsam_cli.review import GAP_PX, PALETTE, PANEL_PX, PICTURE_PX, choose_slices, colours_of, write_preview
+from amsam_cli.review import (
+    GAP_PX,
+    PALETTE,
+    PANEL_PX,
+    PICTURE_PX,
+    choose_slices,
+    colours_of,
+    picture_of_difference,
+    write_preview,
+)
 from amsam_cli.volume import AxisOrder, Geometry, LabelMap, Source, Volume
 
 
@@ -119,3 +129,54 @@ def test_preview_is_drawn_whatever_the_number_of_labels(tmp_path, count):
     write_preview(volume, labels, tmp_path / "a.png")
 
     assert pixels_of(tmp_path / "a.png").size
+
+
+def png_pixels(png: bytes) -> np.ndarray:
+    with Image.open(BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_difference_shows_the_slices_that_differ_most():
+    volume = a_volume((9, 8, 8))
+    reference, prediction = labels_on(volume, range(2, 8)), labels_on(volume, range(4, 8))
+
+    pixels = png_pixels(picture_of_difference(prediction, reference, volume))
+
+    assert pixels.shape[1] == 2 * PANEL_PX + 3 * GAP_PX  # slices 2 and 3
+
+
+def test_difference_outlines_the_reference_and_fills_the_prediction():
+    volume = a_volume((1, 40, 40))
+    data = np.zeros((2, 1, 40, 40), dtype=np.uint16)
+    data[0, 0, 10:20, 4:12] = 1
+    data[1, 0, 10:20, 24:32] = 1
+    prediction, reference = (LabelMap(each, volume.geometry) for each in data)
+
+    pixels = png_pixels(picture_of_difference(prediction, reference))
+
+    scale = PANEL_PX / 40
+    inside = [pixels[GAP_PX + int(15 * scale), GAP_PX + int(x * scale)] for x in (8, 28)]
+    lines = (np.abs(pixels[: GAP_PX + 200] - PALETTE[0]).sum(axis=2) == 0).any(axis=0)
+    assert (inside[0] != inside[1]).any()
+    assert (inside[1] == 60).all()  # plain ground inside the reference, which is a line only
+    assert not lines[: GAP_PX + int(20 * scale)].any()
+    assert lines[GAP_PX + int(20 * scale) :].any()
+
+
+def test_difference_of_equal_masks_is_one_panel():
+    volume = a_volume((9, 8, 8))
+    labels = labels_on(volume, range(2, 8))
+
+    assert png_pixels(picture_of_difference(labels, labels, volume)).shape[1] == PANEL_PX + 2 * GAP_PX
+
+
+def test_difference_is_cut_out_round_both_masks():
+    volume = a_volume((1, 200, 200))
+    data = np.zeros((1, 200, 200), dtype=np.uint16)
+    data[0, 90:110, 90:110] = 1
+
+    pixels = png_pixels(picture_of_difference(LabelMap(data, volume.geometry), LabelMap(data, volume.geometry)))
+
+    shown = 20 + 2 * 12  # voxels, the margin being 12
+    coloured = (pixels[GAP_PX : GAP_PX + PANEL_PX, GAP_PX : GAP_PX + PANEL_PX] != 60).any(axis=2).mean()
+    assert coloured == pytest.approx((20 / shown) ** 2, abs=0.01)

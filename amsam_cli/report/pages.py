@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import html
 import io
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -19,21 +21,29 @@ _STYLE = (
     "th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}"
     "th:first-child,td:first-child,td:last-child{text-align:left}th{border-bottom:2px solid #888}"
     "tr.ruled td{background:#fff3e0}p.meta{color:#666}"
+    "figure{margin:1rem 0}img{max-width:100%}figcaption{color:#444}"
+)
+
+HOW_COMPARED = (
+    "Paired over cases: the mean difference with its 95 % bootstrap interval, the p-value of Wilcoxon's signed-rank "
+    "test, not corrected for the number of rows, and as effect size the rank-biserial correlation (-1 to 1)."
 )
 
 
 def write_csv(report: Report, path: Path) -> None:
-    """Write every score as a line of a CSV file: case, label, metric, value, unit, note.
+    """Write every score as a line of CSV: case, label, metric, value, unit, note, and the cohort if there are any.
 
     Raises:
         InputError: the folder cannot be written.
         ResourceError: the disk is full.
     """
     text = io.StringIO()
-    names = [item.name for item in fields(Score)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    names = [item.name for item in fields(Score)] + (["cohort"] if report.cohorts else [])
+    writer = csv.DictWriter(text, names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows({**asdict(row), "value": finite(row.value)} for row in report.rows)
+    writer.writerows(
+        {**asdict(row), "value": finite(row.value), "cohort": report.cohorts.get(row.case)} for row in report.rows
+    )
     write_text(text.getvalue(), path)
 
 
@@ -45,6 +55,8 @@ def write_markdown(report: Report, path: Path, *, comparison: Comparison | None 
         ResourceError: the disk is full.
     """
     parts = [_markdown_table(report.summary_table())]
+    if report.cohorts:
+        parts.append(_markdown_table(report.cohort_table()))
     if comparison:
         parts.append(_markdown_table(comparison.table()))
     parts += [f"- {warning}" for warning in _warnings_of(report, comparison)]
@@ -63,27 +75,55 @@ def _warnings_of(report: Report, comparison: Comparison | None) -> list[str]:
     return own + list(comparison.warnings if comparison else ())
 
 
-def write_html(report: Report, path: Path, *, title: str = "Evaluation", comparison: Comparison | None = None) -> None:
-    """Write summary, comparison, warnings and every case as one HTML page that needs nothing beside it.
+def write_html(
+    report: Report,
+    path: Path,
+    *,
+    title: str = "Evaluation",
+    comparison: Comparison | None = None,
+    pictures: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write summary, cohorts, comparison, pictures, warnings and every case as one HTML page.
+
+    Args:
+        report: what was measured.
+        path: the page; it needs nothing beside it, and no network.
+        title: its heading.
+        comparison: with other predictions.
+        pictures: caption -> PNG, the worst case first.
 
     Raises:
         InputError: the folder cannot be written.
         ResourceError: the disk is full.
     """
-    facts = [
-        f"{key.replace('_', ' ')}: {value}"
-        for key, value in report.meta.items()
-        if isinstance(value, str | float | int)
-    ]
-    sections = [f'<p class="meta">{html.escape(" · ".join(facts))}</p>', "<h2>Summary</h2>"]
+    sections = [f'<p class="meta">{html.escape(" · ".join(_facts(report)))}</p>', "<h2>Summary</h2>"]
     sections.append("<p>Mean over cases [95 % bootstrap interval].</p>" + _html_table(report.summary_table()))
+    if report.cohorts:
+        sections += ["<h2>Cohorts</h2>", _html_table(report.cohort_table())]
     if comparison:
-        sections += ["<h2>Comparison</h2>", _html_table(comparison.table())]
+        sections += ["<h2>Comparison</h2>", f"<p>{html.escape(HOW_COMPARED)}</p>", _html_table(comparison.table())]
     sections += [f"<p>{html.escape(warning)}</p>" for warning in _warnings_of(report, comparison)]
+    if pictures:
+        sections += ["<h2>Worst cases</h2>", "<p>Areas: the prediction. Lines: the reference.</p>"]
+        sections += [_figure(caption, png) for caption, png in pictures.items()]
     sections += ["<h2>Cases</h2>", _html_table(report.case_table(), ruled=True)]
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
     body = f"<h1>{html.escape(title)}</h1>" + "\n".join(sections)
     write_text(f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n', path)
+
+
+def _facts(report: Report) -> list[str]:
+    return [
+        f"{key.replace('_', ' ')}: {value}"
+        for key, value in report.meta.items()
+        if isinstance(value, str | float | int)
+    ]
+
+
+def _figure(caption: str, png: bytes) -> str:
+    data = base64.b64encode(png).decode()
+    text = html.escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
 
 
 def _html_table(table: Table, *, ruled: bool = False) -> str:

@@ -6,8 +6,8 @@ Does not know how a score is computed or what a mask is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self, TypeAlias
 
@@ -33,6 +33,9 @@ _TITLES = {
     "volume_error_pct": "Volume error",
     "precision": "Precision",
     "recall": "Recall",
+    "lesion_f1": "Lesion F1",
+    "lesion_precision": "Lesion precision",
+    "lesion_recall": "Lesions found",
 }
 _DECIMALS = {"": 3, "mm": 2, "px": 2, "%": 1}
 
@@ -71,6 +74,7 @@ class Summary:
         high: upper end.
         n: how many cases have a value.
         absent: how many scores have none.
+        cohort: the group of cases it is of; "" for all of them.
     """
 
     label: str
@@ -81,6 +85,7 @@ class Summary:
     high: float | None
     n: int
     absent: int
+    cohort: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +95,12 @@ class Report:
     Attributes:
         rows: every score, in the order in which tables show them.
         meta: how they came about: version, tolerance, warnings, …
+        cohorts: case -> the group it belongs to, such as a scanner; empty where there are none.
     """
 
     rows: tuple[Score, ...]
     meta: Mapping[str, Json] = field(default_factory=dict)
+    cohorts: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def cases(self) -> tuple[str, ...]:
@@ -113,10 +120,23 @@ class Report:
     @cached_property
     def summary(self) -> tuple[Summary, ...]:
         """Mean and interval of every metric, label by label; with several labels also over all of them."""
+        return self._summarised()
+
+    @cached_property
+    def cohort_summary(self) -> tuple[Summary, ...]:
+        """The summary of each cohort by itself, in alphabetical order."""
+        parts = []
+        for cohort in sorted(set(self.cohorts.values())):
+            kept = [index for index, case in enumerate(self.cases) if self.cohorts.get(case) == cohort]
+            parts += [replace(row, cohort=cohort) for row in self._summarised(kept)]
+        return tuple(parts)
+
+    def _summarised(self, cases: Sequence[int] | None = None) -> tuple[Summary, ...]:
+        rows = slice(None) if cases is None else cases
         groups = [(label, [index]) for index, label in enumerate(self.labels)]
         if len(groups) > 1:
             groups.append((MEAN, list(range(len(groups)))))
-        values = {metric: self.values(metric) for metric in self.metrics}
+        values = {metric: self.values(metric)[rows] for metric in self.metrics}
         return tuple(
             _summarised(label, metric, unit, values[metric][:, columns])
             for label, columns in groups
@@ -134,23 +154,31 @@ class Report:
         return table
 
     def to_json(self) -> dict[str, Json]:
-        """Return {"rows", "summary", "meta"} for `write_json`."""
+        """Return {"rows", "summary", "meta"} for `write_json`, with cohorts also these and their summary."""
         rows = [asdict(row) for row in self.rows]
-        return {"rows": rows, "summary": [asdict(row) for row in self.summary], "meta": dict(self.meta)}
+        content: dict[str, Json] = {"rows": rows, "summary": [asdict(row) for row in self.summary]}
+        if self.cohorts:
+            content["cohorts"] = dict(self.cohorts)
+            content["cohort_summary"] = [asdict(row) for row in self.cohort_summary]
+        return {**content, "meta": dict(self.meta)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Return the report that `to_json` was called on; its summary is computed anew."""
-        return cls(tuple(Score(**row) for row in content["rows"]), content.get("meta", {}))
+        rows = tuple(Score(**row) for row in content["rows"])
+        return cls(rows, content.get("meta", {}), content.get("cohorts", {}))
 
-    def summary_table(self) -> Table:
+    def summary_table(self, metrics: Sequence[str] | None = None) -> Table:
         """Return label, cases, absent and each metric's mean with interval, as text for the eye; the header first."""
-        header = ["Label", "Cases", "Absent", *(_title(*metric) for metric in self.metrics.items())]
-        rows: Table = [header]
-        for start in range(0, len(self.summary), len(self.metrics) or 1):
-            cells = self.summary[start : start + len(self.metrics)]
-            rows.append([cells[0].label, str(cells[0].n), str(cells[0].absent), *map(_interval_text, cells)])
-        return rows
+        return _table_of(self.summary, self._chosen(metrics), first=lambda row: [row.label])
+
+    def cohort_table(self, metrics: Sequence[str] | None = None) -> Table:
+        """Return the same by cohort."""
+        header, *rows = _table_of(self.cohort_summary, self._chosen(metrics), first=lambda row: [row.cohort, row.label])
+        return [["Cohort", *header], *rows]
+
+    def _chosen(self, metrics: Sequence[str] | None) -> Mapping[str, str]:
+        return {name: unit for name, unit in self.metrics.items() if metrics is None or name in metrics}
 
     def case_table(self) -> Table:
         """Return case, label, each metric and the note, as text for the eye; the header first."""
@@ -213,10 +241,12 @@ class Comparison:
         """Return {"rows", "warnings"} for `write_json`."""
         return {"rows": [asdict(row) for row in self.rows], "warnings": list(self.warnings)}
 
-    def table(self) -> Table:
-        """Return the rows as text for the eye, the header first."""
+    def table(self, metrics: Sequence[str] | None = None) -> Table:
+        """Return the rows, of all metrics or of some, as text for the eye, the header first."""
         rows: Table = [["Label", "Metric", "Cases", "First", "Second", "Difference", "p", "Effect", "Note"]]
         for row in self.rows:
+            if metrics is not None and row.metric not in metrics:
+                continue
             means = [number_text(value, row.unit) for value in (row.first, row.second)]
             p_value = "–" if row.p_value is None else "<0.001" if row.p_value < 0.001 else f"{row.p_value:.3f}"
             change = _with_interval(row.difference, row.low, row.high, row.unit, signed=True)
@@ -267,6 +297,18 @@ def _summarised(label: str, metric: str, unit: str, values: NDArray[np.float64])
     low, high = bootstrap_interval(values) or (None, None)
     n, absent = int(there.any(axis=1).sum()), int((~there).sum())
     return Summary(label, metric, unit, macro_mean(values), low, high, n, absent)
+
+
+def _table_of(rows: Sequence[Summary], metrics: Mapping[str, str], *, first: Callable[[Summary], list[str]]) -> Table:
+    """Return summaries, all metrics of a label in one line."""
+    lines: dict[tuple[str, str], list[Summary]] = {}
+    for row in rows:
+        if row.metric in metrics:
+            lines.setdefault((row.cohort, row.label), []).append(row)
+    table: Table = [["Label", "Cases", "Absent", *(_title(*metric) for metric in metrics.items())]]
+    for cells in lines.values():
+        table.append([*first(cells[0]), str(cells[0].n), str(cells[0].absent), *map(_interval_text, cells)])
+    return table
 
 
 def number_text(value: float | None, unit: str, *, signed: bool = False) -> str:

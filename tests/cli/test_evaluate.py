@@ -53,3 +53,44 @@ def test_evaluate_writes_every_report_asked_for(amsam, predictions, scans_folder
     assert "Difference" in ran.out
     assert json.loads(Path("r/a.json").read_text())["comparison"]["rows"]
     assert {path.name for path in Path("r").iterdir()} == {"a.csv", "a.json", "a.html"}
+
+
+def test_evaluate_page_pictures_the_worst_cases_on_their_scans(amsam, predictions, scans_folder):
+    plain = amsam("evaluate", predictions, scans_folder / "labels", "--html", "plain.html")
+
+    ran = amsam(
+        "evaluate", predictions, scans_folder / "labels", "--html", "a.html", "--images", scans_folder / "images"
+    )
+
+    page = Path("a.html").read_text()
+    assert (plain.code, ran.code) == (0, 0)
+    assert page.count("<figure>") == 2
+    assert "case_7: label_1 1.000, label_2 0.000 (missed" in page
+    assert len(page) > len(Path("plain.html").read_text())
+
+
+def test_evaluate_warns_of_scans_that_do_not_fit(amsam, predictions, scans_folder, tmp_path):
+    save_nifti(tmp_path / "elsewhere" / "case_7.nii.gz", np.zeros((3, 4, 5), dtype=np.uint8))
+
+    ran = amsam(
+        *("evaluate", predictions, scans_folder / "labels", "--html", "a.html", "--images", tmp_path / "elsewhere")
+    )
+
+    assert ran.code == 0
+    assert "No scan on the grid of case 'case_7'" in ran.err
+
+
+def test_evaluate_shows_scores_by_cohort(amsam, predictions, scans_folder, tmp_path):
+    (tmp_path / "sites.csv").write_text("case_7,north\ncase_8,south\n")
+
+    by_file = amsam("evaluate", predictions, scans_folder / "labels", "--cohort-file", tmp_path / "sites.csv")
+    by_name = amsam("evaluate", predictions, scans_folder / "labels", "--cohort", r"\d$", "--json")
+
+    assert "north" in by_file.out
+    assert {row["cohort"] for row in by_name.json["cohort_summary"]} == {"7", "8"}
+
+
+def test_evaluate_takes_one_kind_of_cohort(amsam, predictions, scans_folder):
+    ran = amsam("evaluate", predictions, scans_folder / "labels", "--cohort", "a", "--cohort-file", "b.csv")
+
+    assert ran.code == 2

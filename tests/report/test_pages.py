@@ -1,5 +1,7 @@
+import base64
 import csv
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +15,7 @@ REPORT = Report(
     ),
     {"tolerance_mm": 1.0, "warnings": ["'x' has no reference"]},
 )
+PNG = b"\x89PNG"
 COMPARISON = Comparison((Difference("liver", "dice", "", 2, 0.9, 0.8, 0.1, None, None, 0.5, 1.0),), ("only 2 cases",))
 
 
@@ -35,10 +38,10 @@ def test_markdown_holds_summary_comparison_and_warnings(tmp_path):
 
 
 def test_html_asks_nothing_of_the_network(tmp_path):
-    write_html(REPORT, tmp_path / "a.html", comparison=COMPARISON)
+    write_html(REPORT, tmp_path / "a.html", comparison=COMPARISON, pictures={"a": PNG})
 
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
-    assert not re.search(r"https?:|src=|<link|<script|@import|url\(", text)
+    assert not re.search(r"https?:|src=(?!.data:)|<link|<script|@import|url\(", text)
 
 
 def test_html_escapes_what_comes_from_files(tmp_path):
@@ -60,3 +63,23 @@ def test_html_marks_the_rows_with_a_note(tmp_path):
 def test_page_is_refused_in_words_when_its_name_is_a_folder(tmp_path):
     with pytest.raises(InputError, match="folder"):
         write_csv(REPORT, tmp_path)
+
+
+def test_html_holds_its_pictures(tmp_path):
+    write_html(REPORT, tmp_path / "a.html", pictures={"case <a>": PNG})
+
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert f"data:image/png;base64,{base64.b64encode(PNG).decode()}" in text
+    assert "<figcaption>case &lt;a&gt;</figcaption>" in text
+
+
+def test_pages_show_cohorts(tmp_path):
+    report = replace(REPORT, cohorts={"a": "GE", "b": "Siemens"})
+
+    write_html(report, tmp_path / "a.html")
+    write_csv(report, tmp_path / "a.csv")
+    write_markdown(report, tmp_path / "a.md")
+
+    assert "<h2>Cohorts</h2>" in (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()[1].endswith(",GE")
+    assert "| Siemens |" in (tmp_path / "a.md").read_text(encoding="utf-8")

@@ -128,3 +128,27 @@ def test_comparison_table_shows_small_p_values_as_a_bound():
 
 def test_number_text_of_infinity_is_a_dash():
     assert number_text(float("inf"), "mm") == "–"
+
+
+def test_cohorts_are_summarised_each_by_itself():
+    rows = tuple(Score(case, "liver", "dice", value) for case, value in (("a", 0.2), ("b", 0.8), ("c", 1.0)))
+    report = Report(rows, cohorts={"a": "GE", "b": "Siemens", "c": "Siemens"})
+
+    assert [(row.cohort, row.n, row.mean) for row in report.cohort_summary] == [("GE", 1, 0.2), ("Siemens", 2, 0.9)]
+    assert report.cohort_table()[1][:4] == ["GE", "liver", "1", "0"]
+    assert report.summary[0].n == 3
+
+
+def test_summary_table_shows_the_metrics_asked_for():
+    report = Report((Score("a", "liver", "dice", 0.5), Score("a", "liver", "nsd", 0.7)))
+
+    assert report.summary_table(["nsd"]) == [["Label", "Cases", "Absent", "NSD"], ["liver", "1", "0", "0.700"]]
+
+
+def test_report_with_cohorts_comes_back_from_json():
+    report = Report((Score("a", "liver", "dice", 0.5),), cohorts={"a": "GE"})
+
+    content = report.to_json()
+
+    assert content["cohort_summary"][0]["cohort"] == "GE"
+    assert Report.from_json(content).cohorts == {"a": "GE"}
