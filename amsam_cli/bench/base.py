@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from amsam_cli.report import Json
 from amsam_cli.volume import LabelMap, Shot, Volume
@@ -35,6 +35,15 @@ class Fitted(Protocol):
 
     def segment(self, query: Query) -> LabelMap:
         """Return the labels of the scan, on its own grid."""
+
+
+@runtime_checkable
+class Remarked(Protocol):
+    """A fitted method with something to say about how it learned."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the result; see `amsam_cli.bench.record`."""
 
 
 class Method(Protocol):

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amsam_cli.bench.base import Fitted, Method
+from amsam_cli.bench.base import Fitted, Method, Remarked
 from amsam_cli.bench.contenders import AVAILABLE_METHODS, load_method
+from amsam_cli.bench.machine import describe_machine
 from amsam_cli.bench.ranking import table
 from amsam_cli.bench.record import CaseResult, Result, read_results
 from amsam_cli.bench.splits import SEEDS, DataSet, Split, load_splits
@@ -174,6 +175,8 @@ def _run(task: Task, output: Path, on_step: OnStep | None) -> Result:
         cases=tuple(_segment_case(name, fitted, there) for name in task.split.queries),
         threads=torch.get_num_threads(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=describe_machine(task.device),
+        notes=fitted.notes if isinstance(fitted, Remarked) else (),
     )
     result.write(output)
     return result

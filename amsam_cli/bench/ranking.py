@@ -1,15 +1,17 @@
-"""Results side by side, as Markdown: every set and shot count a row, every method a column."""
+"""Results side by side, as Markdown: every set and shot count a row, every method a column; and who beats whom."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 
 from amsam_cli.bench.contenders import AVAILABLE_METHODS
 from amsam_cli.bench.record import Result
-from amsam_cli.report import Report
+from amsam_cli.evaluation import compare
+from amsam_cli.report import Difference, Report, Score
 from amsam_cli.report.scores import bootstrap_interval, macro_mean, number_text
 
 Column = tuple[str, str]
@@ -17,57 +19,68 @@ Column = tuple[str, str]
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return results as Markdown: mean Dice and HD95 with intervals, and seconds.
+    """Return results as Markdown: mean Dice and HD95 with intervals, seconds, and paired tests of the ranking.
 
     Means are over labels, each of equal weight, and over the query scans of all seeds; the 95 % interval resamples
-    these scans. A cell that has fewer seeds than others of its row says so.
+    these scans. A cell that has fewer seeds than others of its row, or was under-trained, says so.
 
     >>> table([])
     'No results yet.'
     """
     if not results:
         return "No results yet."
-    parts = (
-        ("Dice, mean [95 % interval]", lambda cell: _mean(cell, "dice", "")),
-        ("HD95, mean [95 % interval]", lambda cell: _mean(cell, "hd95_mm", cell[0].unit)),
-        ("Seconds to learn + seconds a scan", _seconds),
-    )
-    return "\n\n".join(_grid(title, results, text) for title, text in parts)
+    parts = [
+        grid("Dice, mean [95 % interval]", results, lambda cell: mean_text(cell, "dice", "")),
+        grid("HD95, mean [95 % interval]", results, lambda cell: mean_text(cell, "hd95_mm", cell[0].unit)),
+        grid("Seconds to learn + seconds a scan", results, _seconds),
+    ]
+    duels = rank(results)
+    if duels:
+        parts.append(duel_table(duels))
+    return "\n\n".join(parts)
 
 
-def _grid(title: str, results: Sequence[Result], text: Callable[[list[Result]], str]) -> str:
-    columns = sorted({_column(result) for result in results}, key=_rank)
+def grid(title: str, results: Sequence[Result], text: Callable[[list[Result]], str]) -> str:
+    """Return a Markdown table with a title, a row for each set and shot count, a column for each method."""
+    columns = columns_of(results)
     lines = [["Set", "Shots", "Scans", *(f"{name} {version}" for name, version in columns)]]
     lines.append(["---", *["---:"] * (len(columns) + 2)])
     for (name, shots), group in groupby(sorted(results, key=_row), key=_row):
         here = list(group)
-        cells = [[each for each in here if _column(each) == column] for column in columns]
+        cells = [[each for each in here if column_of(each) == column] for column in columns]
         most = max(len(cell) for cell in cells)
         scans = max(sum(len(each.cases) for each in cell) for cell in cells)
-        filled = [_noted(text(cell), len(cell), most) if cell else "–" for cell in cells]
+        filled = [_noted(text(cell), cell, most) if cell else "–" for cell in cells]
         lines.append([name, str(shots), str(scans), *filled])
     return "\n".join([f"**{title}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def column_of(result: Result) -> Column:
+    """Return the column a result stands in."""
+    return result.method, result.version
+
+
+def columns_of(results: Sequence[Result]) -> list[Column]:
+    """Return the columns in the order of `AVAILABLE_METHODS`, others after them."""
+    known = list(AVAILABLE_METHODS)
+    return sorted(
+        {column_of(result) for result in results},
+        key=lambda column: (known.index(column[0]) if column[0] in known else len(known), column),
+    )
 
 
 def _row(result: Result) -> tuple[str, int]:
     return result.set, result.shots
 
 
-def _column(result: Result) -> Column:
-    return result.method, result.version
+def _noted(text: str, cell: Sequence[Result], most: int) -> str:
+    notes = [f"{len(cell)} of {most} seeds"] if len(cell) < most else []
+    notes += [] if all(result.is_fair for result in cell) else ["under-trained"]
+    return f"{text} ({', '.join(notes)})" if notes else text
 
 
-def _rank(column: Column) -> tuple[int, Column]:
-    """Return where a method stands: in the order of `AVAILABLE_METHODS`, others after them."""
-    known = list(AVAILABLE_METHODS)
-    return (known.index(column[0]) if column[0] in known else len(known)), column
-
-
-def _noted(text: str, seeds: int, most: int) -> str:
-    return text if seeds == most else f"{text} ({seeds} of {most} seeds)"
-
-
-def _mean(cell: Sequence[Result], metric: str, unit: str) -> str:
+def mean_text(cell: Sequence[Result], metric: str, unit: str) -> str:
+    """Return the mean of a metric over labels and scans, with its interval where there are two scans or more."""
     values = Report(tuple(row for result in cell for row in result.rows())).values(metric)
     mean = f"{number_text(macro_mean(values), unit)}{f' {unit}' if unit else ''}"
     interval = bootstrap_interval(values)
@@ -80,3 +93,101 @@ def _seconds(cell: Sequence[Result]) -> str:
     learn = float(np.mean([result.fit_s for result in cell]))
     scan = float(np.mean([found.seconds for result in cell for found in result.cases]))
     return f"{learn:.0f} + {scan:.1f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """Two methods compared scan by scan.
+
+    Attributes:
+        shots: how many annotated slices both learned from.
+        first: the method that ranks highest at this shot count.
+        second: another one.
+        outcome: the paired difference in Dice over the scans that both segmented.
+        p_holm: its p-value, corrected for all duels at this shot count (Holm 1979); None where there is none.
+    """
+
+    shots: int
+    first: Column
+    second: Column
+    outcome: Difference
+    p_holm: float | None
+
+
+def rank(results: Sequence[Result]) -> list[Duel]:
+    """Return the best method of each shot count against every other one, by Dice; under-trained results are left out.
+
+    The best is the one of highest mean over the scans that all methods segmented; a scan counts by the mean over its
+    labels, and every scan alike.
+    """
+    duels: list[Duel] = []
+    fair = [result for result in results if result.is_fair]
+    for shots in sorted({result.shots for result in fair}):
+        here = [result for result in fair if result.shots == shots]
+        scores = {column: _by_scan([r for r in here if column_of(r) == column]) for column in columns_of(here)}
+        duels += _duels(shots, scores)
+    return duels
+
+
+def _duels(shots: int, scores: Mapping[Column, Mapping[str, float]]) -> list[Duel]:
+    common = set.intersection(*(set(each) for each in scores.values()))
+    if len(scores) < 2 or not common:
+        return []
+    order = sorted(scores, key=lambda column: -float(np.mean([scores[column][scan] for scan in common])))
+    best, *others = order
+    outcomes = [_outcome(scores[best], scores[other]) for other in others]
+    corrected = holm([outcome.p_value for outcome in outcomes])
+    return [Duel(shots, best, *each) for each in zip(others, outcomes, corrected, strict=True)]
+
+
+def _by_scan(results: Sequence[Result]) -> dict[str, float]:
+    """Return the Dice of each scan of each set and seed, mean over its labels."""
+    found = {}
+    for result in results:
+        for case in result.cases:
+            values = [scores["dice"] for scores in case.scores.values() if scores.get("dice") is not None]
+            if values:
+                found[f"{result.set} {case.case} (seed {result.seed})"] = float(np.mean(np.array(values, dtype=float)))
+    return found
+
+
+def _outcome(first: Mapping[str, float], second: Mapping[str, float]) -> Difference:
+    reports = [
+        Report(tuple(Score(scan, "all", "dice", value) for scan, value in each.items())) for each in (first, second)
+    ]
+    return compare(*reports).rows[0]
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p-values corrected for their number, in the order given; None stays None.
+
+    >>> holm([0.01, 0.04, None, 0.03])
+    [0.03, 0.06, None, 0.06]
+    """
+    known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for place, (p, index) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - place)))
+        corrected[index] = highest
+    return corrected
+
+
+def duel_table(duels: Sequence[Duel]) -> str:
+    """Return the duels as a Markdown table with a title."""
+    lines = [["Shots", "Best", "Against", "Scans", "Dice, difference [95 % interval]", "p", "p, Holm", "Effect"]]
+    lines.append(["---:", "---", "---", "---:", "---:", "---:", "---:", "---:"])
+    for duel in duels:
+        row = duel.outcome
+        change = number_text(row.difference, "", signed=True)
+        if row.low is not None and row.high is not None:
+            change += f" [{number_text(row.low, '', signed=True)}, {number_text(row.high, '', signed=True)}]"
+        names = [" ".join(duel.first), " ".join(duel.second)]
+        p_values = [_p_text(row.p_value), _p_text(duel.p_holm)]
+        lines.append([str(duel.shots), *names, str(row.n), change, *p_values, f"{row.effect:+.2f}"])
+    title = "**The ranking's paired tests** (Wilcoxon's signed ranks over scans; effect: rank-biserial correlation)"
+    return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def _p_text(p_value: float | None) -> str:
+    return "–" if p_value is None else "<0.001" if p_value < 0.001 else f"{p_value:.3f}"

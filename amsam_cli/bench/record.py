@@ -10,6 +10,9 @@ from typing import Any, Self
 from amsam_cli.errors import InputError
 from amsam_cli.report import Json, Report, Score, read_json, write_json
 
+UNDER_TRAINED = "under-trained"
+"""The note of a method that was stopped before it had learned what it could."""
+
 METRICS = ("dice", "hd95_mm", "nsd")
 """Of all that `evaluate` measures, what a result keeps."""
 
@@ -55,6 +58,8 @@ class Result:
         device: what it ran on.
         threads: how many it used on the processor.
         date: when, ISO 8601.
+        machine: processors and GPU, without the machine's name.
+        notes: what to keep in mind when reading it; `UNDER_TRAINED` keeps it out of rankings.
     """
 
     set: str
@@ -71,11 +76,18 @@ class Result:
     device: str = "cpu"
     threads: int = 1
     date: str = ""
+    machine: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def place(self) -> Path:
         """Where it lies in a folder of results."""
         return Path(self.set) / f"{self.shots}-shot_seed-{self.seed}_{self.method}_{self.version}.json"
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether the method had learned what it could."""
+        return UNDER_TRAINED not in self.notes
 
     def repeats(self, other: Result) -> bool:
         """Return whether it is of the same method, settings, supports and queries as `other`."""
@@ -108,8 +120,9 @@ class Result:
         content = read_json(path)
         try:
             cases = tuple(CaseResult(**each) for each in content.pop("cases"))
-            supports, queries = (tuple(content.pop(key)) for key in ("supports", "queries"))
-            return cls(**content, supports=supports, queries=queries, cases=cases)
+            for key in ("supports", "queries", "notes"):
+                content[key] = tuple(content.get(key, ()))
+            return cls(**content, cases=cases)
         except (KeyError, TypeError) as err:
             raise InputError(f"'{path}' is no result of the benchmark: {err}.", "Remove it and run again.") from err
 

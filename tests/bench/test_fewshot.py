@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -139,3 +140,19 @@ def test_damaged_result_is_refused(tmp_path):
 
 def test_every_available_method_says_what_it_is():
     assert all(len(text) > 10 for text in AVAILABLE_METHODS.values())
+
+
+def test_result_keeps_what_a_method_says_of_itself(data, splits, selection, oracle, tmp_path):
+    oracle.notes = ("under-trained",)
+
+    result = run_fewshot(data, tmp_path / "out", selection, splits=splits)[0]
+
+    assert not result.is_fair
+    assert Result.read(tmp_path / "out" / result.place).notes == ("under-trained",)
+
+
+def test_result_says_what_it_ran_on_without_a_name(data, splits, selection, tmp_path):
+    machine = run_fewshot(data, tmp_path / "out", selection, splits=splits)[0].machine
+
+    assert "processor core" in machine
+    assert platform.node() not in machine

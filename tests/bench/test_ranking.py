@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from amsam_cli.bench.ranking import table
-from amsam_cli.bench.record import CaseResult, Result
+from dataclasses import replace
+
+import pytest
+
+from amsam_cli.bench.ranking import rank, table
+from amsam_cli.bench.record import UNDER_TRAINED, CaseResult, Result
 
 
 def result(method: str, dice: list[float], *, seed: int = 0, shots: int = 4) -> Result:
@@ -53,3 +57,47 @@ def test_cell_says_that_seeds_are_missing():
     cells = rows(table(found), "Dice")[2]
 
     assert cells[2:] == ["2", "0.500 [0.500, 0.500]", "0.500 (1 of 2 seeds)"]
+
+
+def test_under_trained_cell_says_so_and_fights_no_duel():
+    weak = replace(result("nnunet", [0.9, 0.9]), notes=(UNDER_TRAINED,))
+
+    text = table([result("unet", [0.5, 0.5]), result("forest", [0.4, 0.4]), weak])
+
+    assert "0.900 [0.900, 0.900] (under-trained)" in text
+    assert {duel.second[0] for duel in rank([result("unet", [0.5]), result("forest", [0.4]), weak])} == {"forest"}
+
+
+def test_duels_are_of_the_best_against_every_other():
+    dice = {"amsam": [0.5] * 6, "unet": [0.6, 0.7, 0.8, 0.9, 0.75, 0.65], "forest": [0.4] * 6}
+
+    duels = rank([result(method, values) for method, values in dice.items()])
+
+    assert [(duel.first[0], duel.second[0]) for duel in duels] == [("unet", "amsam"), ("unet", "forest")]
+    assert duels[0].outcome.p_value == pytest.approx(2 / 2**6)
+    assert [duel.p_holm for duel in duels] == [pytest.approx(4 / 2**6)] * 2
+    assert duels[0].outcome.effect == 1.0
+
+
+def test_duel_counts_only_scans_that_both_segmented():
+    found = [result("unet", [0.9] * 3), result("unet", [0.1] * 3, seed=1), result("amsam", [0.5] * 3)]
+
+    (duel,) = rank(found)
+
+    assert (duel.first[0], duel.outcome.n) == ("unet", 3)
+
+
+def test_duels_are_fought_at_each_shot_count():
+    found = [result(method, [0.5, 0.6], shots=shots) for method in ("unet", "amsam") for shots in (1, 4)]
+
+    assert [duel.shots for duel in rank(found)] == [1, 4]
+
+
+def test_table_lists_the_duels():
+    cells = rows(table([result("unet", [0.9] * 3), result("amsam", [0.5] * 3)]), "The ranking")[2]
+
+    assert cells == ["4", "unet 1", "amsam 1", "3", "+0.400 [+0.400, +0.400]", "0.250", "0.250", "+1.00"]
+
+
+def test_one_method_alone_fights_nobody():
+    assert rank([result("unet", [0.9])]) == []
