@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -261,7 +262,9 @@ def segment_case(
         write_labels(found.labels, mask, like=volume.source)
         if options.preview:
             limits = intensity_limits(volume, engine.adapter.recipe)
-            write_preview(volume, found.labels, preview_of(mask), limits=limits, key_slices=found.seeds.values())
+            write_preview(
+                volume, found.labels, preview_of(mask), limits=limits, key_slices=chain(*found.seeds.values())
+            )
     made = _Expected(case, mask, engine, options)
     record = _record(made, volume, found, seconds=stages.seconds, warnings=(*found.warnings, *kept))
     write_json(record.to_json(), record_of(mask))

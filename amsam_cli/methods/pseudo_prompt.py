@@ -36,6 +36,10 @@ class Prototypes:
         """Return the prototypes of some supports: leave-one-out and folds."""
         return Prototypes(self.foreground[supports], self.background[supports], self.present[supports])
 
+    def to(self, device: torch.device) -> Prototypes:
+        """Return the prototypes on another device."""
+        return Prototypes(self.foreground.to(device), self.background.to(device), self.present.to(device))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Priors:

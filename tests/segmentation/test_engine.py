@@ -10,7 +10,7 @@ from amsam_cli.adaptation import adapt
 from amsam_cli.adapter import Adapter, AdapterConfig
 from amsam_cli.errors import AdapterError
 from amsam_cli.metrics import dice
-from amsam_cli.segmentation import segment
+from amsam_cli.segmentation import Plan, segment
 from amsam_cli.volume import Geometry, LabelMap, Shot, Volume
 from tests.scans import BALL, OTHER, ball_scan, ball_shot
 from tests.toy import ToyModel
@@ -62,7 +62,7 @@ def test_segment_starts_from_a_slice_that_shows_the_object(adapter: Adapter, mod
 
     result = segment(volume, adapter, model)
 
-    assert truth.mask(BALL)[result.seeds[BALL]].any()
+    assert truth.mask(BALL)[result.seeds[BALL][0]].any()
 
 
 @pytest.mark.parametrize("depth", [1, 2], ids=["one slice", "two slices"])
@@ -110,7 +110,7 @@ def test_segment_is_silent_unless_asked(adapter: Adapter, model: ToyModel, capsy
 
     assert capsys.readouterr() == ("", "")
     assert ("encode", 9, 9) in stages
-    assert ("segment", 2, 2) in stages
+    assert ("segment", 3, 3) in stages
 
 
 def test_segment_says_when_a_label_was_not_found(adapter: Adapter, model: ToyModel):
@@ -135,7 +135,7 @@ def test_segment_refuses_a_model_the_adapter_was_not_made_for(adapter: Adapter):
 def test_segment_gives_probabilities_whose_highest_is_the_label(adapter: Adapter, model: ToyModel):
     volume, _ = ball_scan(7, depth=20)
 
-    result = segment(volume, adapter, model, with_probabilities=True)
+    result = segment(volume, adapter, model, plan=Plan(probabilities=True))
 
     likely = np.stack([result.probabilities[BALL], result.probabilities[OTHER]]).astype(np.float32)
     everything = np.concatenate([1 - likely.sum(axis=0, keepdims=True), likely])

@@ -1,0 +1,157 @@
+"""The whole way from a scan and an adapter to a label map. Knows no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from amsam_cli import models
+from amsam_cli.adapter import Adapter
+from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, silent
+from amsam_cli.preprocess import Placement
+from amsam_cli.segmentation.closeup import place_to_zoom
+from amsam_cli.segmentation.fusion import Fused, fuse
+from amsam_cli.segmentation.looks import Look, look_at_prior, look_at_slices, look_at_supports
+from amsam_cli.segmentation.merging import Found, merge
+from amsam_cli.segmentation.plan import Plan
+from amsam_cli.segmentation.scene import Place, Scene
+from amsam_cli.segmentation.tracking import key_slices, track
+from amsam_cli.volume import LabelMap, Volume
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """What `segment` found.
+
+    Attributes:
+        labels: the label map on the volume's own grid.
+        confidence: label value -> (D,) in [0, 1], how well the ways of looking agree on each slice.
+        seeds: label value -> slices from which it was carried through the volume.
+        warnings: what the user should know.
+        probabilities: label value -> (D, H, W) float16 in [0, 1]; with the background's they sum to one at each voxel.
+            Empty unless asked for.
+    """
+
+    labels: LabelMap
+    confidence: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
+    seeds: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    probabilities: Mapping[int, NDArray[np.float16]] = field(default_factory=dict)
+
+
+def segment(
+    volume: Volume,
+    adapter: Adapter,
+    model: PromptableModel | None = None,
+    *,
+    memory_model: MemoryModel | None = None,
+    plan: Plan | None = None,
+    on_step: OnStep | None = None,
+) -> Segmentation:
+    """Return the labels of `volume`, on its own grid, as the adapter's shots taught.
+
+    Args:
+        volume: read with the plane of `adapter.recipe`.
+        adapter: from `adapt` or `Adapter.load`.
+        model: the adapter's backbone; loaded when None.
+        memory_model: the adapter's memory backbone; loaded when None.
+        plan: which ways of looking take part, and what to return; None = all that help.
+        on_step: told about progress.
+
+    Raises:
+        AdapterError: the adapter was made for another model.
+    """
+    model = model or models.load(adapter.backbone.name)
+    both = (model, memory_model or _memory_model_of(adapter, model))
+    plan = plan or Plan()
+    with torch.no_grad(), adapter.attach(model):
+        last = _look_twice(volume, adapter, both, plan, on_step or silent)
+    names = dict(adapter.labels)
+    found = Found(last.fused.logits, last.place, last.placement)
+    labels, probabilities = merge(found, volume, names, with_probabilities=plan.probabilities)
+    confidence, seeds = _confidence(last, volume, names), _seeds(last, names)
+    return Segmentation(labels, confidence, seeds, _remarks(labels, names), probabilities)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pass:
+    """What one look over the scan, whole or zoomed, came to."""
+
+    place: Place
+    placement: Placement
+    fused: Fused
+    keys: list[list[int]]
+
+
+def _look_twice(
+    volume: Volume, adapter: Adapter, both: tuple[PromptableModel, MemoryModel], plan: Plan, report: OnStep
+) -> _Pass:
+    """Return what the closer look found, or the first one where there is nothing to look closer at."""
+    scene = Scene.of(volume, Place.whole(volume), adapter, both, plan, report)
+    first = _look_over(scene, plan, report)
+    zoom = adapter.recipe.zoom if plan.zooms and adapter.zoomed else None
+    place = place_to_zoom(scene, first.fused.logits, volume, zoom) if zoom else None
+    del scene  # its features make room for those of the second pass
+    if place is None:
+        return first
+    return _look_over(Scene.of(volume, place, adapter, both, plan, report), plan, report)
+
+
+def _look_over(scene: Scene, plan: Plan, report: OnStep) -> _Pass:
+    """Return what all the ways of looking that the plan names find in a scene."""
+    report("segment", 0, 3)
+    prior = scene.priors()
+    looks: dict[str, Look] = {}
+    if plan.prior:
+        looks["prior"] = look_at_prior(scene, prior)
+    if plan.slices:
+        looks["slice"] = look_at_slices(scene, prior)
+    report("segment", 1, 3)
+    if plan.supports:
+        looks["support"] = look_at_supports(scene, prior, plan)
+    report("segment", 2, 3)
+    keys: list[list[int]] = [[] for _ in range(scene.labels)]
+    if plan.tracks and scene.depth > 1:
+        keys = key_slices([*looks.values()])
+        tracked = track(scene, [*looks.values()][-1], keys, prior, plan)
+        looks = tracked if tracked and plan.only_tracks else looks | tracked
+    report("segment", 3, 3)
+    return _Pass(scene.place, scene.placement, fuse(looks, scene.sight.trust), keys)
+
+
+def _memory_model_of(adapter: Adapter, model: PromptableModel) -> MemoryModel:
+    """Return the model itself where it is its own memory, else the adapter's other one."""
+    if adapter.memory_backbone == adapter.backbone and isinstance(model, MemoryModel):
+        return model
+    loaded = models.load(adapter.memory_backbone.name, str(model.device))
+    assert isinstance(loaded, MemoryModel)
+    return loaded
+
+
+def _confidence(passed: _Pass, volume: Volume, names: Mapping[int, str]) -> dict[int, NDArray[np.float32]]:
+    """Return how well the ways of looking agree on each slice of the scan; 0 where the last pass did not look."""
+    confidence = {}
+    for column, value in enumerate(names):
+        row = np.zeros(volume.depth, dtype=np.float32)
+        row[passed.place.first : passed.place.first + passed.place.depth] = passed.fused.agreement[:, column].numpy()
+        confidence[value] = row
+    return confidence
+
+
+def _seeds(passed: _Pass, names: Mapping[int, str]) -> dict[int, tuple[int, ...]]:
+    """Return each label's key slices, counted in the scan, the best first; labels without one are left out."""
+    return {
+        value: tuple(passed.place.first + key for key in keys)
+        for value, keys in zip(names, passed.keys, strict=True)
+        if keys
+    }
+
+
+def _remarks(labels: LabelMap, names: Mapping[int, str]) -> tuple[str, ...]:
+    """Return a warning for each label that was not found anywhere."""
+    found = set(labels.values())
+    return tuple(f"No '{name}' was found." for value, name in names.items() if value not in found)

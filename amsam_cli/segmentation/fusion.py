@@ -1,0 +1,79 @@
+"""Several looks at the same labels become one: logits, how sure, and how well the looks agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from amsam_cli.adapter import Trust
+from amsam_cli.methods.losses import to_side
+from amsam_cli.segmentation.looks import Look
+from amsam_cli.segmentation.scene import CLIP
+from amsam_cli.segmentation.tracking import agreement
+
+SLICES = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fused:
+    """What was seen, all looks together.
+
+    Attributes:
+        logits: (D, L, s, s) float16; -10 everywhere on a slice where the label is held to be absent.
+        score: (D, L) predicted IoU.
+        presence: (D, L) probability that the label is there.
+        agreement: (D, L) mean Dice of every pair of looks that saw the slice; 0 where fewer than two did.
+    """
+
+    logits: Tensor
+    score: Tensor
+    presence: Tensor
+    agreement: Tensor
+
+
+def fuse(looks: Mapping[str, Look], trust: Sequence[Trust]) -> Fused:
+    """Return the weighted mean of looks, by predicted IoU and by how well each kind did on the shots."""
+    weights = {
+        name: look.weight * look.score * torch.tensor([_worth(name, each) for each in trust])
+        for name, look in looks.items()
+    }
+    total = torch.stack([*weights.values()]).sum(dim=0).clamp_min(1e-6)
+    presence = sum(weights[name] * look.presence for name, look in looks.items()) / total
+    score = sum(weights[name] * look.score for name, look in looks.items()) / total
+    logits = _mean_logits(looks, {name: weight / total for name, weight in weights.items()})
+    logits[presence < 0.5] = -CLIP
+    return Fused(logits, score, presence, _agreement([*looks.values()]))
+
+
+def _worth(name: str, trust: Trust) -> float:
+    """Return how much a kind of look counts for a label: the square of its Dice on the shots."""
+    return float((trust.slice if name == "slice" else trust.support) ** 2 + 1e-3)
+
+
+def _mean_logits(looks: Mapping[str, Look], shares: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean logits (D, L, s, s) by shares (D, L), some slices at a time."""
+    side = max(look.logits.shape[-1] for look in looks.values())
+    first = next(iter(looks.values())).logits
+    mean = torch.empty(*first.shape[:2], side, side, dtype=torch.float16)
+    for start in range(0, len(first), SLICES):
+        rows = slice(start, start + SLICES)
+        parts = [
+            to_side(look.logits[rows].float(), side) * shares[name][rows, :, None, None] for name, look in looks.items()
+        ]
+        mean[rows] = torch.stack(parts).sum(dim=0).to(torch.float16)
+    return mean
+
+
+def _agreement(looks: Sequence[Look]) -> Tensor:
+    """Return the mean Dice of every pair of looks, (D, L); looks that never reached a slice do not count there."""
+    total = torch.zeros_like(looks[0].score)
+    pairs = torch.zeros_like(total)
+    for first, second in combinations(looks, 2):
+        both = ((first.score > 0) & (second.score > 0)).float()
+        total += both * agreement(first.logits, second.logits)
+        pairs += both
+    return torch.where(pairs > 0, total / pairs.clamp_min(1), 0.0)

@@ -1,0 +1,113 @@
+"""Ways of seeing every label on every slice, each slice for itself.
+
+From automatic prompts alone (AM-SAM), or from the shots in memory (FSSAM's setting), where a slice's own prior may be
+remembered beside them, refined and calibrated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from amsam_cli.methods.calibrated_attention import calibrate
+from amsam_cli.methods.losses import to_side
+from amsam_cli.methods.prompts import find_prompts
+from amsam_cli.methods.pseudo_prompt import Priors
+from amsam_cli.methods.refinement import refine
+from amsam_cli.models.base import Decoded, Memory, Prompts
+from amsam_cli.segmentation.plan import Plan
+from amsam_cli.segmentation.scene import CLIP, Scene
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """One way of seeing L labels on D slices, on the CPU.
+
+    Attributes:
+        logits: (D, L, s, s) float16, within 10 of zero.
+        score: (D, L) predicted IoU in [0, 1]; 0 where it did not look.
+        presence: (D, L) probability that the label is there.
+        weight: (D, L) how much it counts beside other looks, whatever its kind.
+    """
+
+    logits: Tensor
+    score: Tensor
+    presence: Tensor
+    weight: Tensor
+
+    @classmethod
+    def blank(cls, depth: int, labels: int, side: int) -> Look:
+        """Return a look that has seen nothing yet."""
+        logits = torch.full((depth, labels, side, side), -CLIP, dtype=torch.float16)
+        score, presence, weight = (torch.zeros(depth, labels) for _ in range(3))
+        return cls(logits, score, presence, weight)
+
+    def put(self, slices: Tensor, labels: Tensor, answer: Decoded, weight: Tensor | float = 1.0) -> None:
+        """Fill in what was seen of some (slice, label) rows."""
+        self.logits[slices, labels] = answer.logits[:, 0].clamp(-CLIP, CLIP).to("cpu", torch.float16)
+        self.score[slices, labels] = answer.score.clamp(0, 1).cpu()
+        self.presence[slices, labels] = answer.presence.sigmoid().cpu()
+        self.weight[slices, labels] = torch.as_tensor(weight, dtype=torch.float32).expand(len(slices))
+
+
+def look_at_prior(scene: Scene, prior: Priors) -> Look:
+    """Return the thresholded prior as a look: logits are how far it lies above the threshold."""
+    threshold = torch.tensor([rule.threshold for rule in scene.sight.rules], device=prior.discriminative.device)
+    above = 2 * CLIP * (prior.discriminative - threshold[None, :, None, None])
+    side = 4 * above.shape[-1]
+    blank = Look.blank(scene.depth, scene.labels, side)
+    blank.logits[:] = to_side(above, side).clamp(-CLIP, CLIP).to("cpu", torch.float16)
+    ones = torch.where(scene.allowed, 1.0, 0.0)
+    return replace(blank, score=ones, presence=ones, weight=ones)
+
+
+def look_at_slices(scene: Scene, prior: Priors) -> Look:
+    """Return every label decoded on each slice alone, from its automatic prompts and its learned one (AM-SAM)."""
+    found = [
+        find_prompts(prior.discriminative[:, label], rule, scene.model.image_size)
+        for label, rule in enumerate(scene.sight.rules)
+    ]
+    points = torch.stack([each.points for each in found], dim=1)
+    kinds = torch.stack([each.point_labels for each in found], dim=1)
+    look = Look.blank(scene.depth, scene.labels, scene.model.image_size // 4)
+    for slices, labels in scene.chunks():
+        asked = Prompts(points[slices, labels], kinds[slices, labels], scene.dense[labels])
+        look.put(slices, labels, scene.model.decode(scene.slices.rows(slices), asked))
+    return look
+
+
+def look_at_supports(scene: Scene, prior: Priors, plan: Plan) -> Look:
+    """Return every label decoded on each slice from the shots in memory (FSSAM)."""
+    look = Look.blank(scene.depth, scene.labels, scene.memory_model.image_size // 4)
+    for slices, labels in scene.chunks():
+        bank = [*scene.supports(labels), *pseudo_memories(scene, prior, slices, labels, plan)]
+        look.put(slices, labels, recall(scene, slices, labels, bank, plan))
+    return look
+
+
+def recall(scene: Scene, slices: Tensor, labels: Tensor, bank: list[Memory], plan: Plan) -> Decoded:
+    """Return some (slice, label) rows decoded from a bank of memories."""
+    embedding = scene.remembered.rows(slices)
+    dense = None if scene.learned is None else scene.learned[labels]
+    asked = Prompts.empty(len(slices), device=embedding.features.device, dense=dense)
+    has_own = any(memory.is_own for memory in bank)
+    bias = calibrate if plan.calibrates and has_own else None
+    return scene.memory_model.recall(embedding, bank, asked, bias=bias)
+
+
+def pseudo_memories(scene: Scene, prior: Priors, slices: Tensor, labels: Tensor, plan: Plan) -> list[Memory]:
+    """Return each row's memory of its own prior, refined if the plan says so (PPG and IMR of FSSAM); none without."""
+    if not plan.pseudo:
+        return []
+    embedding, model = scene.remembered.rows(slices), scene.memory_model
+
+    def remembered(part: Tensor) -> Memory:
+        soft = to_side(part[slices, labels][:, None].to(model.device), model.image_size)
+        return model.remember(embedding, soft)
+
+    clean = remembered(prior.discriminative)
+    if plan.refines:
+        clean = refine(remembered(prior.foreground), clean, scene.supports(labels))
+    return [clean.own(distance=0)]

@@ -1,0 +1,60 @@
+"""Logits of one or two passes become the label map of the scan, in its own voxels, slab by slab."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from amsam_cli.preprocess import Placement
+from amsam_cli.segmentation.scene import CLIP, Place
+from amsam_cli.volume import LabelMap, Volume
+
+SLAB_MIB = 128
+"""Logits in the scan's own voxels that are held at once."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What one pass found: logits (D, L, s, s), where its slices are, and how they lie in frames."""
+
+    logits: Tensor
+    place: Place
+    placement: Placement
+
+    def put_into(self, slab: Tensor, start: int) -> None:
+        """Paint what this pass found over a slab (n, L, H, W) of slices from `start` on."""
+        first, last = max(start, self.place.first), min(start + len(slab), self.place.first + self.place.depth)
+        if first >= last:
+            return
+        part = self.logits[first - self.place.first : last - self.place.first].float()
+        rows, columns = (self.place.window.rows, self.place.window.columns) if self.place.window else (slice(None),) * 2
+        slab[first - start : last - start, :, rows, columns] = self.placement.restore(part)
+
+
+def merge(
+    found: Found, volume: Volume, names: dict[int, str], *, with_probabilities: bool = False
+) -> tuple[LabelMap, dict[int, NDArray[np.float16]]]:
+    """Return the label with the highest logit at each voxel of the volume's own grid, background being 0.
+
+    Logits, not masks, are brought to the scan's voxels, in slabs, so that memory does not grow with depth. The
+    probabilities, where asked for, are their softmax: the most probable is the label. Nothing is where a pass did not
+    look.
+    """
+    shape, values = volume.geometry.shape, torch.tensor([0, *names])
+    merged = np.zeros(shape, dtype=np.uint16)
+    probabilities = {value: np.zeros(shape, np.float16) for value in names if with_probabilities}
+    step = max(1, SLAB_MIB * 2**18 // (len(values) * shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
+        rows = slice(start, min(start + step, shape[0]))
+        slab = torch.full((rows.stop - rows.start, len(names), *shape[1:]), -CLIP)
+        found.put_into(slab, start)
+        logits = torch.cat([torch.zeros_like(slab[:, :1]), slab], dim=1)
+        merged[rows] = values[logits.argmax(dim=1)].numpy().astype(np.uint16)
+        if with_probabilities:
+            for stack, likely in zip(probabilities.values(), logits.softmax(dim=1)[:, 1:].unbind(1), strict=True):
+                stack[rows] = likely.numpy()
+    return LabelMap(merged, volume.geometry, dict(names)), probabilities

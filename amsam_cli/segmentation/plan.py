@@ -1,0 +1,61 @@
+"""Which ways of looking take part in a segmentation: the modes a user chooses, the axes a benchmark varies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+Mode = Literal["prior", "slice", "fssam", "track", "full"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to segment.
+
+    Attributes:
+        prior: whether the thresholded prior is the answer (training-free, the coarsest).
+        slices: whether each slice is decoded alone, from automatic prompts and learned ones (AM-SAM).
+        supports: whether each slice is decoded from the shots in memory (FSSAM's setting).
+        tracks: whether masks are carried from key slices through the volume (SAM 2).
+        recalls_supports: whether the shots stay in memory while a mask is carried.
+        only_tracks: whether nothing but what was carried counts, once there is something to carry.
+        pseudo: whether each slice's own prior is remembered beside the shots (FSSAM's pseudo memory).
+        refines: whether that memory is refined (IMR).
+        calibrates: whether attention to the scan's own memories is calibrated by the shots (SCMA).
+        zooms: whether what was found is looked at again, closer, where the adapter has a zoom.
+        probabilities: whether to return the probability of each label at each voxel too.
+        max_memory_gib: the working set past which features go to disk; None = half of the memory that is free.
+        extents: label value -> (first, last) slice it can be on, both included, where that is known beforehand.
+    """
+
+    prior: bool = False
+    slices: bool = True
+    supports: bool = True
+    tracks: bool = True
+    recalls_supports: bool = True
+    only_tracks: bool = False
+    pseudo: bool = False
+    refines: bool = False
+    calibrates: bool = False
+    zooms: bool = True
+    probabilities: bool = False
+    max_memory_gib: float | None = None
+    extents: Mapping[int, tuple[int, int]] | None = None
+
+    @classmethod
+    def of(cls, mode: Mode, *, probabilities: bool = False, max_memory_gib: float | None = None) -> Plan:
+        """Return the plan of a mode.
+
+        prior: the prior alone. slice: slices alone, AM-SAM. fssam: the shots and each slice's refined pseudo memory,
+        calibrated, without propagation. track: one key slice per label carried by plain SAM 2. full: what does best.
+        """
+        chosen = {
+            "prior": cls(prior=True, slices=False, supports=False, tracks=False, zooms=False),
+            "slice": cls(supports=False, tracks=False, zooms=False),
+            "fssam": cls(slices=False, tracks=False, zooms=False, pseudo=True, refines=True, calibrates=True),
+            "track": cls(recalls_supports=False, only_tracks=True, zooms=False),
+            "full": cls(),
+        }[mode]
+        return replace(chosen, probabilities=probabilities, max_memory_gib=max_memory_gib)

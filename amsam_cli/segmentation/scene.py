@@ -1,0 +1,159 @@
+"""One scale of a scan: its slices, whole or zoomed, with their features, and the shots as they look at that scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from amsam_cli.adapter import Adapter, Sight
+from amsam_cli.methods.pseudo_prompt import Priors, priors, similarities
+from amsam_cli.models.base import Memory, MemoryModel, OnStep, PromptableModel
+from amsam_cli.preprocess import Frames, Placement
+from amsam_cli.segmentation.features import Features
+from amsam_cli.segmentation.plan import Plan
+from amsam_cli.volume import Volume, Window
+
+ROWS = 16
+"""Masks decoded at once."""
+CLIP = 10.0
+"""Logits are kept within this, so that no single look drowns the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which part of a scan a scene shows: slices from `first` on, `depth` of them, in `window` (None = whole)."""
+
+    first: int
+    depth: int
+    window: Window | None = None
+
+    @classmethod
+    def whole(cls, volume: Volume) -> Place:
+        """Return the place that is the whole scan."""
+        return cls(0, volume.depth)
+
+    def of(self, volume: Volume) -> Volume:
+        """Return that part of `volume`."""
+        part = volume.part(self.first, self.first + self.depth)
+        return part.crop(self.window) if self.window else part
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """What one pass sees. D slices, L labels, K shots.
+
+    Attributes:
+        place: where in the scan.
+        placement: how its slices lie in frames.
+        slices: features for decoding slices.
+        remembered: features for recalling memories; the same object where one model does both.
+        sight: the shots at this scale.
+        dense: (L, C) learned prompts.
+        allowed: (D, L) bool, where a label may be at all.
+    """
+
+    place: Place
+    placement: Placement
+    slices: Features
+    remembered: Features
+    sight: Sight
+    dense: Tensor
+    allowed: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        volume: Volume,
+        place: Place,
+        adapter: Adapter,
+        models: tuple[PromptableModel, MemoryModel],
+        plan: Plan,
+        on_step: OnStep,
+    ) -> Scene:
+        """Return the scene at a place of a scan, encoded."""
+        model, memory_model = models
+        part, recipe = place.of(volume), adapter.recipe
+        same = model is memory_model
+        limit = plan.max_memory_gib if same or plan.max_memory_gib is None else plan.max_memory_gib / 2
+        slices = Features.encode(model, Frames(part, recipe, scan=volume), limit_gib=limit, on_step=on_step)
+        remembered = slices
+        if not same:
+            other = replace(recipe, image_size=memory_model.image_size)
+            frames = Frames(part, other, scan=volume)
+            remembered = Features.encode(memory_model, frames, limit_gib=limit, on_step=on_step)
+        sight = adapter.zoomed if place.window and adapter.zoomed else adapter.whole
+        placement = Placement.of(part.geometry, recipe.image_size)
+        allowed = _allowed(place, adapter, plan)
+        return cls(place, placement, slices, remembered, sight, adapter.dense.to(model.device), allowed)
+
+    @property
+    def depth(self) -> int:
+        """D."""
+        return self.place.depth
+
+    @property
+    def labels(self) -> int:
+        """L."""
+        return len(self.sight.rules)
+
+    @property
+    def model(self) -> PromptableModel:
+        """Decodes slices."""
+        return self.slices.model
+
+    @property
+    def memory_model(self) -> MemoryModel:
+        """Recalls memories."""
+        assert isinstance(self.remembered.model, MemoryModel)
+        return self.remembered.model
+
+    @property
+    def learned(self) -> Tensor | None:
+        """The learned prompts (L, C) for the memory model; None where it is not the model they were learned with."""
+        return self.dense if self.memory_model is self.model else None
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (slice, label) of every row that is to be looked at, some rows at a time, slice by slice."""
+        slices, labels = self.allowed.nonzero(as_tuple=True)
+        return zip(batched(slices, ROWS), batched(labels, ROWS), strict=True)
+
+    def supports(self, labels: Tensor) -> list[Memory]:
+        """Return the memories of the shots for rows of these labels; a row lacks those that do not show its label."""
+        bank, device = self.sight.bank, self.memory_model.device
+        present = bank.prototypes.present
+        return [
+            Memory(
+                bank.maps[shot, labels].to(device),
+                bank.pointers[shot, labels].to(device),
+                bank.masks[shot, labels].to(device),
+                there=None if present[shot].all() else present[shot, labels].to(device),
+            )
+            for shot in range(len(present))
+        ]
+
+    def priors(self) -> Priors:
+        """Return where each label may be, (D, L, h, w), by the slice model's own features, scaled over the slices."""
+        known = self.sight.bank.prototypes.to(self.model.device)
+        rows = batched(torch.arange(self.depth), ROWS)
+        found = [similarities(self.slices.rows(some).features, known) for some in rows]
+        foreground, background = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return priors(foreground, background)
+
+
+def batched(tensor: Tensor, size: int) -> Iterator[Tensor]:
+    """Yield at most `size` rows of a tensor at a time."""
+    return (tensor[start : start + size] for start in range(0, len(tensor), size))
+
+
+def _allowed(place: Place, adapter: Adapter, plan: Plan) -> Tensor:
+    """Return where each label may be at all, (D, L) bool."""
+    allowed = torch.ones(place.depth, len(adapter.labels), dtype=torch.bool)
+    for column, value in enumerate(adapter.labels):
+        if plan.extents and value in plan.extents:
+            first, last = plan.extents[value]
+            index = torch.arange(place.first, place.first + place.depth)
+            allowed[:, column] = (index >= first) & (index <= last)
+    return allowed

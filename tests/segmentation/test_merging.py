@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from amsam_cli.preprocess import Placement
+from amsam_cli.segmentation.merging import Found, merge
+from amsam_cli.segmentation.scene import Place
+from amsam_cli.volume import Geometry, Volume, Window
+
+
+def volume(depth: int = 3, side: int = 16) -> Volume:
+    return Volume(np.zeros((1, depth, side, side), np.float32), Geometry((depth, side, side), np.eye(4)), (0, 0))
+
+
+def found(logits: torch.Tensor, place: Place, scan: Volume) -> Found:
+    return Found(logits, place, Placement.of(place.of(scan).geometry, 64))
+
+
+def test_merge_takes_the_highest_label_above_zero():
+    logits = torch.full((3, 2, 16, 16), -5.0)
+    logits[:, 0] = 1.0
+    logits[1, 1] = 2.0
+
+    labels, _ = merge(found(logits, Place.whole(volume()), volume()), volume(), {3: "three", 8: "eight"})
+
+    assert [int(part.max()) for part in labels.data] == [3, 8, 3]
+    assert labels.names == {3: "three", 8: "eight"}
+
+
+def test_merge_puts_a_zoomed_pass_in_its_place_and_nothing_elsewhere():
+    scan = volume()
+    place = Place(1, 1, Window(4, 8, 6, 6))
+
+    labels, _ = merge(found(torch.full((1, 1, 16, 16), 3.0), place, scan), scan, {1: "one"})
+
+    expected = np.zeros((3, 16, 16))
+    expected[1, 4:10, 8:14] = 1
+    np.testing.assert_array_equal(labels.data, expected)
+
+
+def test_merge_does_not_depend_on_the_size_of_slabs(monkeypatch):
+    scan = volume(depth=7)
+    logits = torch.randn(7, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    whole, _ = merge(found(logits, Place.whole(scan), scan), scan, {1: "one", 2: "two"})
+
+    monkeypatch.setattr("amsam_cli.segmentation.merging.SLAB_MIB", 0)
+    apart, _ = merge(found(logits, Place.whole(scan), scan), scan, {1: "one", 2: "two"})
+
+    np.testing.assert_array_equal(whole.data, apart.data)
