@@ -1,4 +1,4 @@
-"""From scan voxels to model frames and back: intensity, resampling, padding, augmentation.
+"""From scan voxels to model frames and back: intensity, resampling, padding.
 
 Owns `Recipe`, which travels inside the adapter so that a scan can never be prepared differently from the shots.
 Knows neither files nor models.
@@ -8,20 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import (
-    Compose,
-    RandAdjustContrastd,
-    RandAffined,
-    RandBiasFieldd,
-    RandGaussianNoised,
-    RandGaussianSmoothd,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
-)
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -227,39 +216,3 @@ def _to_channels(slices: Tensor, channels: int) -> Tensor:
     if slices.shape[1] == channels:
         return slices
     return slices.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
-
-
-class Augmentation:
-    """Random views of an annotated frame, by MONAI: turned, zoomed, moved, brightened, blurred, noisy.
-
-    No flips: anatomy has sides, and a left kidney must not become a right one.
-    """
-
-    def __init__(self, *, seed: int, image_size: int) -> None:
-        both = ["pixels", "masks"]
-        self._transform: Any = Compose(
-            [
-                RandAffined(
-                    both,
-                    prob=1.0,
-                    rotate_range=0.26,
-                    scale_range=0.2,
-                    translate_range=0.1 * image_size,
-                    shear_range=0.08,
-                    mode="bilinear",
-                    padding_mode="zeros",
-                ),
-                RandAdjustContrastd("pixels", prob=0.5, gamma=(0.7, 1.4)),
-                RandScaleIntensityd("pixels", prob=0.5, factors=0.2),
-                RandShiftIntensityd("pixels", prob=0.5, offsets=0.08),
-                RandBiasFieldd("pixels", prob=0.3, degree=2, coeff_range=(0.0, 0.15)),
-                RandGaussianSmoothd("pixels", prob=0.2, sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0)),
-                RandGaussianNoised("pixels", prob=0.4, std=0.04),
-            ]
-        )
-        self._transform.set_random_state(seed=seed)
-
-    def view(self, pixels: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Return another view of `pixels` (3, S, S) and `masks` (L, S, S)."""
-        moved = self._transform({"pixels": pixels, "masks": masks})
-        return moved["pixels"].as_tensor().clamp(0, 1), moved["masks"].as_tensor().clamp(0, 1)

@@ -1,27 +1,41 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
+from torch import nn
 
 from amsam_cli.adaptation import adapt
-from amsam_cli.adapter import DECODER_TARGETS, Adapter, AdapterConfig, trainable_lora
+from amsam_cli.adapter import Adapter, AdapterConfig, Tune
+from amsam_cli.adapter.changes import DECODER_TARGETS, tuned
 from amsam_cli.errors import AdapterError
-from amsam_cli.models.base import Prompts
+from amsam_cli.models.base import PromptableModel, Prompts
 from amsam_cli.models.builtin import build_network
+from amsam_cli.models.sam1 import Sam1, Vit
+from amsam_cli.models.sam1 import build_network as sam1_network
 from amsam_cli.models.sam2 import Sam2
 from tests.scans import ball_shot
 from tests.toy import ToyModel
+
+TINY_VIT = Vit(width=32, depth=1, heads=2, global_blocks=(0,))
 
 
 @pytest.fixture(scope="module")
 def adapter() -> Adapter:
     shots = [ball_shot(0), ball_shot(1)]
-    return adapt(shots, ToyModel(), config=AdapterConfig(steps=3, forecast=False))
+    return adapt(shots, ToyModel(), config=AdapterConfig(steps=3, forecast=False, tune="decoder"))
+
+
+@torch.no_grad()
+def answer(model: PromptableModel) -> torch.Tensor:
+    """Return what a model says of two random frames."""
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    return model.decode(model.encode(pixels), Prompts.empty(2)).logits
 
 
 def test_adapter_is_the_same_after_saving_and_loading(adapter: Adapter, tmp_path: Path):
@@ -44,6 +58,7 @@ def test_adapter_folder_holds_neither_pixels_nor_pickles(adapter: Adapter, tmp_p
         "adapter_config.json",
         "adapter_model.safetensors",
         "amsam.json",
+        "changes.safetensors",
         "memories.safetensors",
         "run.json",
     }
@@ -99,25 +114,93 @@ def test_adapter_files_can_be_read_by_others(adapter: Adapter, tmp_path: Path):
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in tmp_path.iterdir())
 
 
-def test_fresh_lora_changes_nothing_before_the_first_step():
+@pytest.mark.parametrize("tune", ["lora", "decoder", "encoder", "full"])
+def test_nothing_changes_before_the_first_step(tune: Tune):
     model = ToyModel()
-    embedding = model.encode(torch.rand(2, 3, 64, 64))
-    plain = model.decode(embedding, Prompts.empty(2)).logits
+    plain = answer(model)
 
-    with trainable_lora(model, rank=4):
-        fresh = model.decode(embedding, Prompts.empty(2)).logits
+    with tuned(model, AdapterConfig(), tune):
+        fresh = answer(model)
 
     assert torch.equal(plain, fresh)
 
 
-def test_lora_of_the_built_in_decoder_has_the_size_the_paper_implies():
-    # Per block 2 x (128+128) self + 2 x 2 x (128+64) cross, twice, and one more cross attention; rank 4 (q and v).
-    model = Sam2(build_network(), "builtin", 256)
+@pytest.mark.parametrize("tune", ["lora", "decoder", "encoder", "full"])
+def test_model_is_itself_again_after_every_kind_of_tuning(tune: Tune):
+    model = ToyModel()
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
 
-    with trainable_lora(model, rank=4) as tuned:
-        count = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+    with tuned(model, AdapterConfig(), tune) as trained, torch.no_grad():
+        for parameter in trained.parameters:
+            parameter.add_(0.3)
 
-    assert count == 11_776
+    after = model.network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(parameter.requires_grad for parameter in model.network.parameters())
+
+
+@pytest.mark.parametrize("tune", ["lora", "decoder", "encoder", "full"])
+def test_adapter_answers_the_same_after_saving_and_loading(tune: Tune, tmp_path: Path):
+    config = AdapterConfig(steps=2, forecast=False, tune=tune)
+    adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=config)
+    model = ToyModel()
+    adapter.save(tmp_path)
+
+    with adapter.attach(model):
+        before = answer(model)
+    with Adapter.load(tmp_path).attach(model):
+        after = answer(model)
+
+    assert torch.equal(before, after)
+
+
+def test_whole_weights_are_kept_as_half_precision_differences():
+    config = AdapterConfig(steps=2, forecast=False, tune="full")
+
+    adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=config)
+
+    assert adapter.changes.weights.keys() == dict(ToyModel().network.named_parameters()).keys()
+    assert {tensor.dtype for tensor in adapter.changes.weights.values()} == {torch.float16}
+    assert not adapter.changes.lora
+
+
+@pytest.mark.parametrize(("width", "count"), [(128, 11_776), (256, 23_552)])
+def test_lora_has_the_size_the_paper_implies(width: int, count: int):
+    # With c the width, self attention maps c to c and cross attention c to c/2. Rank 4 on q and v of two layers of
+    # one self and two cross attentions and of a last cross attention: 4 (2 x 2 x 2c + 5 x 2 x 1.5c) = 92c.
+    model = Sam2(build_network(), "builtin", 64) if width == 128 else Sam1(sam1_network(TINY_VIT, 64), "sam1")
+
+    with tuned(model, AdapterConfig(calibration="off"), "lora") as trained:
+        counts = trained.counts
+
+    assert counts == {"decoder LoRA": count}
+    assert count == 92 * width
+
+
+def test_decoder_tuning_trains_all_of_sams_decoder_but_its_transformer():
+    # methods.md counts 767,076 in SAM's decoder, outside the transformer.
+    model = Sam1(sam1_network(TINY_VIT, 64), "sam1")
+
+    with tuned(model, AdapterConfig(), "decoder") as trained:
+        counts = trained.counts
+
+    assert counts == {"decoder LoRA": 23_552, "mask decoder": 767_076, "calibration": 1_089}
+
+
+def test_encoder_tuning_places_lora_in_linear_and_convolutional_layers():
+    for model in (Sam2(build_network(), "builtin", 64), Sam1(sam1_network(TINY_VIT, 64), "sam1")):
+        with tuned(model, AdapterConfig(), "encoder") as trained:
+            assert trained.counts["encoder LoRA"] > 0
+
+
+def test_lora_without_a_layer_to_sit_on_is_refused():
+    class Bare(ToyModel):
+        def adaptable(self) -> Mapping[str, nn.Module]:
+            return {**super().adaptable(), "encoder": nn.Identity()}
+
+    with pytest.raises(AdapterError, match="no layer in the image encoder"), tuned(Bare(), AdapterConfig(), "encoder"):
+        pass
 
 
 @pytest.mark.parametrize(

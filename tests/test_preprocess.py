@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from amsam_cli.preprocess import Augmentation, Frames, Placement, Recipe, fit, intensity_limits, zoom_window
+from amsam_cli.preprocess import Frames, Placement, Recipe, fit, intensity_limits, zoom_window
 from amsam_cli.volume import Geometry, LabelMap, Shot, Volume, Window
 from tests.scans import BALL, OTHER, ball_scan, ball_shot
 
@@ -99,34 +99,6 @@ def test_frames_masks_hold_the_share_of_each_label():
     assert masks.shape == (9, 2, 64, 64)
     share = masks[4, 0].mean() * 64 * 64 / (48 * 48)
     assert float(share) == pytest.approx(labels.mask(BALL)[4].mean() * (64 / 48) ** 2, rel=0.03)
-
-
-def test_augmentation_is_the_same_for_the_same_seed():
-    volume, labels = ball_scan()
-    frames = Frames(volume, GREY)
-    pixels, masks = frames.pixels(4, 5)[0], frames.masks(labels, [BALL])[4]
-
-    first = Augmentation(seed=3, image_size=64).view(pixels, masks)
-    second = Augmentation(seed=3, image_size=64).view(pixels, masks)
-    other = Augmentation(seed=4, image_size=64).view(pixels, masks)
-
-    torch.testing.assert_close(first[0], second[0], rtol=0, atol=0)
-    assert not torch.equal(first[0], other[0])
-
-
-def test_augmentation_moves_the_mask_with_the_picture():
-    geometry = Geometry.of_picture(64, 64)
-    disc = np.zeros((1, 64, 64), np.uint16)
-    disc[0, 20:44, 20:44] = 1
-    volume = Volume(disc[None].astype(np.float32), geometry, (0.0, 1.0))
-    frames = Frames(volume, GREY)
-    masks = frames.masks(LabelMap(disc, geometry), [1])[0]
-    augmentation = Augmentation(seed=0, image_size=64)
-
-    for _ in range(5):
-        pixels, mask = augmentation.view(frames.pixels(0, 1)[0], masks)
-        inside, outside = pixels[0][mask[0] > 0.9], pixels[0][mask[0] < 0.1]
-        assert inside.mean() > outside.mean() + 0.3
 
 
 def square_shot(at: int, side: int, *, whole: int = 400) -> Shot:

@@ -39,6 +39,9 @@ class ToyModel:
     def device(self) -> torch.device:
         return next(self._network.parameters()).device
 
+    def set_image_size(self, image_size: int) -> None:
+        self.image_size = image_size
+
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Embedding:
         return self.embed(pixels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from amsam_cli.io import Candidate
 
 DEFAULT_SHOTS = 4
+# As in `amsam_cli.adapter.config`, which needs torch.
+Tune = Literal["lora", "decoder", "encoder", "full"]
+Order = Literal["first", "unrolled", "off"]
 
 
 def adapt_command(
@@ -45,7 +48,18 @@ def adapt_command(
     group: Annotated[str | None, typer.Option(help="Regular expression for the patient in image file names.")] = None,
     rank: Annotated[int, typer.Option(min=1, help="LoRA rank.")] = 4,
     steps: Annotated[int | None, typer.Option(min=0, help="Optimiser steps; 0 trains nothing.")] = None,
-    lr: Annotated[float | None, typer.Option(min=1e-8, help="Learning rate of LoRA.")] = None,
+    lr: Annotated[float | None, typer.Option(min=1e-8, help="Learning rate of the tuned weights.")] = None,
+    tune: Annotated[
+        Tune | None,
+        typer.Option(
+            help="lora: LoRA in the mask decoder; decoder: the rest of it too; encoder: LoRA in the encoder as well; "
+            "full: every weight.",
+        ),
+    ] = None,
+    bilevel: Annotated[
+        Order | None,
+        typer.Option(help="Let prompts learn from other shots than weights do: first or unrolled order, or off."),
+    ] = None,
     no_forecast: Annotated[bool, typer.Option("--no-forecast", help="Skip the leave-one-out forecast.")] = False,
     device: Device = "auto",
     seed: Seed = 0,
@@ -69,7 +83,15 @@ def adapt_command(
     from amsam_cli.adaptation import adapt
     from amsam_cli.adapter import DESCRIPTION, AdapterConfig
 
-    config = AdapterConfig(rank=rank, steps=steps, learning_rate=lr, seed=seed, forecast=not no_forecast)
+    config = AdapterConfig(
+        rank=rank,
+        steps=steps,
+        learning_rate=lr,
+        seed=seed,
+        forecast=not no_forecast,
+        tune=tune,
+        bilevel=bilevel,
+    )
     with io.atomic_folder(output, marker=DESCRIPTION) as folder, screen.progress() as on_step:
         tuned = models.load(model, device)
         learned = adapt(

@@ -217,11 +217,8 @@ def _covering(
 
 def _gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     """Return the gradient of each parameter, zero where the loss does not read it; no `.grad` is touched."""
-    found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
-    return [
-        torch.zeros_like(parameter) if gradient is None else gradient
-        for parameter, gradient in zip(parameters, found, strict=True)
-    ]
+    found = torch.autograd.grad(loss, list(parameters), allow_unused=True, materialize_grads=True)
+    return list(found)
 
 
 def _shorten(gradients: Sequence[Tensor], most: float) -> None:

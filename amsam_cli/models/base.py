@@ -6,12 +6,15 @@ Letters: B batch, C channel width, S frame side in pixels, h x w feature grid (S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from amsam_cli.models import STRIDE
 
 OnStep = Callable[[str, int, int], None]
 """Told about progress: name of the stage, steps done, steps in all."""
@@ -180,6 +183,9 @@ class PromptableModel(Protocol):
     def encode(self, pixels: Tensor) -> Embedding:
         """Return features of `pixels` (B, 3, S, S) float32 in [0, 1]; no gradients."""
 
+    def embed(self, pixels: Tensor) -> Embedding:
+        """Return what `encode` returns, with gradients: where the encoder is tuned."""
+
     def decode(self, embedding: Embedding, prompts: Prompts) -> Decoded:
         """Return one mask per row; row i of `prompts` asks row i of `embedding`. Differentiable."""
 
@@ -212,3 +218,26 @@ class MemoryModel(PromptableModel, Protocol):
 
         `bias` is added to the scores of every cross-attention: None leaves the network as published, to the bit.
         """
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """A model whose weights fit every frame side."""
+
+    image_size: int
+
+    def set_image_size(self, image_size: int) -> None:
+        """Change the frame side, a multiple of 32."""
+
+
+@contextmanager
+def at_side(model: PromptableModel, share: float) -> Iterator[None]:
+    """Let `model` work on frames of a share of its side for the time of the block, if its weights allow."""
+    side = model.image_size
+    if isinstance(model, Resizable):
+        model.set_image_size(max(STRIDE, round(share * side / STRIDE) * STRIDE))
+    try:
+        yield
+    finally:
+        if isinstance(model, Resizable):
+            model.set_image_size(side)

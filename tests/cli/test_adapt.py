@@ -20,6 +20,7 @@ def test_adapt_leaves_an_adapter_and_says_what_it_learned(amsam, toy, shots_fold
         "adapter_config.json",
         "adapter_model.safetensors",
         "amsam.json",
+        "changes.safetensors",
         "memories.safetensors",
         "run.json",
     }

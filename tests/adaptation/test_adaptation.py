@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from amsam_cli.adaptation import adapt, choose
-from amsam_cli.adapter import AdapterConfig
+from amsam_cli.adapter import AdapterConfig, Tune
 from amsam_cli.errors import InputError
 from amsam_cli.io import Pair
+from amsam_cli.methods.bilevel import Order
 from amsam_cli.volume import LabelMap, Shot
 from tests.scans import ball_shot
 from tests.toy import ToyModel
@@ -100,16 +102,18 @@ def test_adapt_with_the_same_seed_gives_the_same_adapter():
 def test_adapt_without_steps_trains_nothing_but_remembers_the_shots():
     adapter = adapt([ball_shot(0)], ToyModel(), config=AdapterConfig(steps=0, forecast=False))
 
-    assert not adapter.lora
+    assert adapter.changes.is_empty
     assert not adapter.record.trainable
     assert adapter.whole.bank.prototypes.present.all()
 
 
 def test_adapt_reports_what_it_trained():
-    adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=QUICK)
+    adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=replace(QUICK, tune="encoder"))
 
     assert adapter.record.trainable["prompts"] == 2 * 8
     assert adapter.record.trainable["decoder LoRA"] > 0
+    assert adapter.record.trainable["encoder LoRA"] > 0
+    assert adapter.record.trainable["calibration"] == 8 * 8 + 8 + 8 + 1
 
 
 def test_adapt_forecasts_on_patients_it_did_not_see():
@@ -119,7 +123,7 @@ def test_adapt_forecasts_on_patients_it_did_not_see():
     adapter = adapt(
         shots,
         ToyModel(image_size=128),
-        config=AdapterConfig(steps=60, learning_rate=0.03),
+        config=AdapterConfig(steps=60, learning_rate=0.03, tune="lora"),
         on_step=lambda stage, done, total: seen.append(f"{stage} {done}/{total}"),
     )
 
@@ -128,19 +132,58 @@ def test_adapt_forecasts_on_patients_it_did_not_see():
     assert "forecast 3/3" in seen
 
 
-def test_forecast_falls_when_the_labels_are_wrong():
-    def shuffled(seed: int) -> Shot:
-        shot = ball_shot(seed)
-        rng = np.random.default_rng(seed)
-        data = rng.permutation(shot.labels.data.reshape(-1)).reshape(shot.labels.data.shape)
-        labels = LabelMap(data, shot.labels.geometry, shot.labels.names)
-        return Shot(shot.volume, labels, shot.scan, shot.origin, shot.patient, shot.position)
+def shuffled(seed: int) -> Shot:
+    """Return a shot whose labels are strewn over its slice."""
+    shot = ball_shot(seed)
+    rng = np.random.default_rng(seed)
+    data = rng.permutation(shot.labels.data.reshape(-1)).reshape(shot.labels.data.shape)
+    labels = LabelMap(data, shot.labels.geometry, shot.labels.names)
+    return Shot(shot.volume, labels, shot.scan, shot.origin, shot.patient, shot.position)
 
+
+def test_forecast_falls_when_the_labels_are_wrong():
     adapter = adapt([shuffled(seed) for seed in (0, 1)], ToyModel(), config=AdapterConfig(steps=20))
 
     assert adapter.record.forecast is not None
     assert max(adapter.record.forecast.values()) < 0.3
     assert any("when held out" in warning for warning in adapter.record.warnings)
+
+
+@pytest.mark.parametrize("tune", ["lora", "decoder", "encoder", "full"])
+@pytest.mark.parametrize("bilevel", ["first", "unrolled", "off"])
+def test_every_way_of_tuning_changes_the_model(tune: Tune, bilevel: Order):
+    config = AdapterConfig(steps=2, forecast=False, tune=tune, bilevel=bilevel)
+
+    adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=config)
+
+    untuned = ToyModel().no_prompt().expand(2, -1)
+    assert not adapter.changes.is_empty
+    assert not torch.equal(adapter.dense, untuned)
+    assert any(tensor.abs().max() > 0 for tensor in adapter.changes.calibration.values())
+
+
+def test_two_levels_work_with_one_shot():
+    adapter = adapt([ball_shot(0)], ToyModel(), config=replace(QUICK, bilevel="unrolled", tune="lora"))
+
+    assert not adapter.changes.is_empty
+
+
+def test_tuning_that_does_not_help_is_undone_and_said():
+    # A rate at which nothing can be learned and everything is lost.
+    config = AdapterConfig(steps=8, learning_rate=50.0, tune="full")
+
+    adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=config)
+
+    assert adapter.changes.is_empty
+    assert any("left as it is" in warning for warning in adapter.record.warnings)
+
+
+def test_label_that_was_not_learned_raises_the_alarm():
+    shots = [shuffled(seed) for seed in (0, 1)]
+
+    adapter = adapt(shots, ToyModel(), config=AdapterConfig(steps=0, forecast=False))
+
+    assert any("was not learned" in warning for warning in adapter.record.warnings)
 
 
 def test_one_shot_gives_an_adapter_and_no_forecast():

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
+from amsam_cli.adapter.changes import DECODER_TARGETS, Changes, attached, lora_config
+from amsam_cli.adapter.config import AdapterConfig, Tune
 from amsam_cli.errors import AdapterError
 from amsam_cli.methods.prompts import PromptRule
 from amsam_cli.methods.pseudo_prompt import Prototypes
@@ -27,36 +28,24 @@ from amsam_cli.models.base import Memory, PromptableModel
 from amsam_cli.preprocess import Recipe
 from amsam_cli.version import __version__
 
+__all__ = [
+    "DESCRIPTION",
+    "Adapter",
+    "AdapterConfig",
+    "Backbone",
+    "Changes",
+    "Record",
+    "Sight",
+    "SupportBank",
+    "Trust",
+    "Tune",
+]
+
 FORMAT = 1
 DESCRIPTION = "amsam.json"
 MEMORIES = "memories.safetensors"
 TIMINGS = "run.json"
-PEFT_PREFIX = "base_model.model."
-# q and v of every attention in SAM's mask decoder, as BLO-SAM and AM-SAM place LoRA; SAM 1 and SAM 2 share the names.
-DECODER_TARGETS = (
-    r".*mask_decoder\.transformer\."
-    r"(layers\.\d+\.(self_attn|cross_attn_token_to_image|cross_attn_image_to_token)|final_attn_token_to_image)"
-    r"\.(q_proj|v_proj)"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterConfig:
-    """How to adapt.
-
-    Attributes:
-        rank: LoRA rank; alpha equals it, so the update has no further scale.
-        steps: optimiser steps; None decides by the number of shots, 0 trains nothing.
-        learning_rate: of LoRA; None = 3e-3.
-        seed: of augmentation, sampling and initial weights.
-        forecast: whether to refit without each held-out patient to forecast the Dice on new ones.
-    """
-
-    rank: int = 4
-    steps: int | None = None
-    learning_rate: float | None = None
-    seed: int = 0
-    forecast: bool = True
+CHANGES = "changes.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +152,7 @@ class Adapter:
         labels: value -> name, in the order of every L axis.
         recipe: how scans become frames.
         config: how it was adapted.
-        lora: peft's own state, empty when nothing was trained.
+        changes: what was learned of the backbone's weights.
         dense: (L, C) learned prompt of each label.
         whole: what the shots taught about whole slices.
         zoomed: what they taught about frames of `recipe.zoom`; None where there is no zoom.
@@ -175,7 +164,7 @@ class Adapter:
     labels: Mapping[int, str]
     recipe: Recipe
     config: AdapterConfig
-    lora: Mapping[str, Tensor]
+    changes: Changes
     dense: Tensor
     whole: Sight
     zoomed: Sight | None = None
@@ -185,18 +174,19 @@ class Adapter:
     def sha256(self) -> str:
         """The hash of all that decides a mask: not of the timings."""
         digest = hashlib.sha256(json.dumps(_describe(self), sort_keys=True).encode())
-        for name, tensor in sorted({**_peft_tensors(self), **_memory_tensors(self)}.items()):
+        for name, tensor in sorted({**_peft_tensors(self), **_change_tensors(self), **_memory_tensors(self)}.items()):
             digest.update(name.encode())
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write the adapter into `folder`, which must exist."""
-        config = lora_config(self.config.rank)
+        config = lora_config(self.config.rank, self.changes.targets or DECODER_TARGETS)
         config.inference_mode = True
         config.save_pretrained(str(folder))
         # Written as bytes, since `save_file` makes files that only their owner can read.
         (folder / "adapter_model.safetensors").write_bytes(save(_peft_tensors(self)))
+        (folder / CHANGES).write_bytes(save(_change_tensors(self)))
         (folder / MEMORIES).write_bytes(save(_memory_tensors(self)))
         (folder / DESCRIPTION).write_text(json.dumps(_describe(self), indent=2) + "\n")
         (folder / TIMINGS).write_text(json.dumps({"seconds": dict(self.record.seconds)}, indent=2) + "\n")
@@ -213,27 +203,22 @@ class Adapter:
             raise AdapterError(message, "Make one with: amsam adapt --shots 4 LABELS -o " + str(folder))
         try:
             about = json.loads((folder / DESCRIPTION).read_text())
-            lora = load_file(folder / "adapter_model.safetensors")
+            changes = _restore_changes(load_file(folder / "adapter_model.safetensors"), load_file(folder / CHANGES))
             memories = load_file(folder / MEMORIES)
-            return _restore(about, lora, memories, json.loads((folder / TIMINGS).read_text())["seconds"])
+            return _restore(about, changes, memories, json.loads((folder / TIMINGS).read_text())["seconds"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as err:
             message = f"The adapter in '{folder}' cannot be read: {err}."
             raise AdapterError(message, "It may be incomplete or foreign; run amsam adapt again") from err
 
     @contextmanager
     def attach(self, model: PromptableModel) -> Iterator[None]:
-        """Put the trained LoRA into `model` for the time of the `with` block; the base model returns unharmed.
+        """Let `model` be as tuned for the time of the `with` block; it leaves bit for bit as it came.
 
         Raises:
             AdapterError: the adapter was made for another model.
         """
         _check_same(self.backbone, Backbone.of(model))
-        if not self.lora:
-            yield
-            return
-        with trainable_lora(model, self.config.rank) as tuned:
-            set_peft_model_state_dict(tuned, dict(self.lora))
-            tuned.requires_grad_(False)
+        with attached(model, self.config, self.changes):
             yield
 
 
@@ -247,29 +232,21 @@ def _check_same(expected: Backbone, found: Backbone) -> None:
     raise AdapterError(message, "Use the model and weights the adapter names, or run amsam adapt again")
 
 
-def lora_config(rank: int) -> LoraConfig:
-    """Return peft's configuration of LoRA on the mask decoder: alpha = rank, no dropout, no bias (AM-SAM)."""
-    return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=DECODER_TARGETS)
-
-
-@contextmanager
-def trainable_lora(model: PromptableModel, rank: int) -> Iterator[nn.Module]:
-    """Put fresh LoRA layers into `model` for the time of the block; they start as zero, so nothing changes yet."""
-    tuned: PeftModel = get_peft_model(model.network, lora_config(rank))
-    try:
-        yield tuned
-    finally:
-        tuned.unload()
-
-
-def lora_state(tuned: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the LoRA weights, under peft's own names."""
-    state = get_peft_model_state_dict(tuned)
-    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-
-
 def _peft_tensors(adapter: Adapter) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in adapter.lora.items()}
+    return {name: tensor.contiguous() for name, tensor in adapter.changes.lora.items()}
+
+
+def _change_tensors(adapter: Adapter) -> dict[str, Tensor]:
+    changes = adapter.changes
+    kinds = {"weights": changes.weights, "calibration": changes.calibration}
+    return {f"{kind}.{name}": tensor.contiguous() for kind, group in kinds.items() for name, tensor in group.items()}
+
+
+def _restore_changes(lora: dict[str, Tensor], others: dict[str, Tensor]) -> Changes:
+    def of(kind: str) -> dict[str, Tensor]:
+        return {n.removeprefix(f"{kind}."): t for n, t in others.items() if n.startswith(f"{kind}.")}
+
+    return Changes(lora, of("weights"), of("calibration"))
 
 
 def _memory_tensors(adapter: Adapter) -> dict[str, Tensor]:
@@ -329,7 +306,7 @@ def _describe(adapter: Adapter) -> dict[str, Any]:
 
 
 def _restore(
-    about: dict[str, Any], lora: dict[str, Tensor], memories: dict[str, Tensor], seconds: dict[str, float]
+    about: dict[str, Any], changes: Changes, memories: dict[str, Tensor], seconds: dict[str, float]
 ) -> Adapter:
     """Return the adapter a folder's contents describe; errors are those of wrong contents."""
     if about["format"] != FORMAT:
@@ -350,7 +327,7 @@ def _restore(
             recipe.get("zoom"),
         ),
         config=AdapterConfig(**about["config"]),
-        lora=lora,
+        changes=changes,
         dense=memories["dense"],
         whole=_restore_sight("whole", about, memories),
         zoomed=_restore_sight("zoomed", about, memories) if "zoomed" in about else None,

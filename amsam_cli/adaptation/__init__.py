@@ -1,0 +1,167 @@
+"""Shots -> Adapter: choose shots, make frames of them, tune, remember them, forecast.
+
+Knows no files but what a shot brings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from amsam_cli import models
+from amsam_cli.adaptation.choice import choose
+from amsam_cli.adaptation.forecast import Forecast, hold_out
+from amsam_cli.adaptation.lesson import Lesson, prepare
+from amsam_cli.adaptation.sights import explore, judge
+from amsam_cli.adaptation.tuning import tune
+from amsam_cli.adapter import Adapter, AdapterConfig, Backbone, Record
+from amsam_cli.adapter.changes import attached
+from amsam_cli.errors import InputError
+from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, silent
+from amsam_cli.volume import Shot
+
+__all__ = ["adapt", "choose"]
+
+FULL_STEPS = 150
+FOLD_STEPS = 0.5
+"""Share of the steps that a refit of the forecast takes, where all weights are tuned."""
+COLLAPSED = 0.2
+"""Dice on its own shots under which a label was not learned."""
+
+
+def adapt(
+    shots: Sequence[Shot],
+    model: PromptableModel | str = "builtin",
+    *,
+    memory_model: MemoryModel | str | None = None,
+    config: AdapterConfig | None = None,
+    on_step: OnStep | None = None,
+) -> Adapter:
+    """Return an adapter that segments what the shots show.
+
+    Args:
+        shots: annotated slices, all of one plane.
+        model: what is tuned and decodes slices, or its name.
+        memory_model: what carries masks through a volume; None = `model` if it has memory, else the built-in one.
+        config: what is tuned and how; what it leaves open is decided by the model and the number of shots.
+        on_step: told about progress.
+
+    Raises:
+        InputError: no shots, or none with a label.
+        AdapterError: what is to be tuned is not in the model.
+    """
+    report = on_step or silent
+    if not shots:
+        raise InputError("There is no annotated slice to learn from.", "Check the folder with: amsam adapt --dry-run")
+    began = time.monotonic()
+    slice_model, volume_model = _resolve(model, memory_model)
+    config = _decide(config or AdapterConfig(), len(shots))
+    lesson = prepare(shots, slice_model, volume_model, config, report)
+    encoded = time.monotonic()
+    adapter = _learn(lesson, report, "adapt")
+    learned = time.monotonic()
+    expected = _forecast(lesson, report) if config.forecast else None
+    remarks = _remarks(adapter, expected)
+    if expected and not expected.helps and not adapter.changes.is_empty:
+        adapter = _learn(_untuned(lesson), report, "adapt")
+        remarks = (*remarks, "Tuning did not help on the shots held out, so the model was left as it is.")
+    seconds = {"encode": encoded - began, "adapt": learned - encoded, "forecast": time.monotonic() - learned}
+    record = replace(
+        adapter.record,
+        forecast=_reported(expected),
+        seconds={stage: round(value, 2) for stage, value in seconds.items()},
+        warnings=(*adapter.record.warnings, *remarks),
+    )
+    return replace(adapter, record=record)
+
+
+def _resolve(
+    model: PromptableModel | str, memory_model: MemoryModel | str | None
+) -> tuple[PromptableModel, MemoryModel]:
+    """Return both models, loaded where they are named."""
+    if isinstance(model, str):
+        model = models.load(model)
+    if memory_model is None:
+        memory_model = model if isinstance(model, MemoryModel) else "builtin"
+    if isinstance(memory_model, str):
+        loaded = models.load(memory_model, str(model.device))
+        if not isinstance(loaded, MemoryModel):
+            message = f"Model '{memory_model}' has no memory, so it cannot carry masks through a volume."
+            raise InputError(message, "Choose --memory-model builtin or a SAM 2 model")
+        memory_model = loaded
+    return model, memory_model
+
+
+def _decide(config: AdapterConfig, shots: int) -> AdapterConfig:
+    """Return the configuration with what it leaves open decided."""
+    tuned = config.tune or "lora"
+    is_wide = tuned in ("encoder", "full")
+    usual = FULL_STEPS if is_wide else max(120, 30 * shots)
+    return replace(
+        config,
+        tune=tuned,
+        steps=usual if config.steps is None else config.steps,
+        bilevel=config.bilevel or "off",
+    )
+
+
+def _learn(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
+    """Return the adapter of these shots."""
+    scenes = tuple(explore(lesson, examples) for examples in lesson.kept if examples) if lesson.kept else ()
+    learned = tune(lesson, scenes, report, stage)
+    with attached(lesson.model, lesson.config, learned.changes):
+        whole, zoomed = (
+            [judge(lesson, explore(lesson, examples), learned.dense)] if examples else []
+            for examples in lesson.examples()
+        )
+    return Adapter(
+        backbone=Backbone.of(lesson.model),
+        memory_backbone=Backbone.of(lesson.memory_model),
+        labels=lesson.labels,
+        recipe=lesson.recipe,
+        config=lesson.config,
+        changes=learned.changes,
+        dense=learned.dense,
+        whole=whole[0],
+        zoomed=zoomed[0] if zoomed else None,
+        record=Record(shots=tuple(still.shot.origin for still in lesson.stills), trainable=learned.trainable),
+    )
+
+
+def _untuned(lesson: Lesson) -> Lesson:
+    """Return the lesson of which only memories and prompts' places are taken."""
+    return replace(lesson, config=replace(lesson.config, steps=0))
+
+
+def _forecast(lesson: Lesson, report: OnStep) -> Forecast | None:
+    """Return the Dice on shots held out, with and without tuning."""
+    steps = lesson.config.steps or 0
+    shorter = steps if lesson.kept else round(FOLD_STEPS * steps)
+
+    def learn(kept: Lesson) -> Adapter:
+        return _learn(replace(kept, config=replace(kept.config, steps=shorter)), silent, "forecast")
+
+    return hold_out(lesson, learn, lambda kept: _learn(_untuned(kept), silent, "forecast"), report)
+
+
+def _reported(expected: Forecast | None) -> dict[int, float] | None:
+    """Return the forecast of what is kept: tuned, or untuned where that did better."""
+    if expected is None:
+        return None
+    return dict(expected.tuned if expected.helps else expected.plain)
+
+
+def _remarks(adapter: Adapter, expected: Forecast | None) -> tuple[str, ...]:
+    """Return what the user should know before trusting the adapter."""
+    remarks = []
+    names = [*adapter.labels.values()]
+    if adapter.config.forecast and expected is None:
+        remarks.append("One shot only: nothing could be held out, so there is no forecast.")
+    for name, trust in zip(names, adapter.whole.trust, strict=True):
+        if max(trust.slice, trust.support) < COLLAPSED:
+            remarks.append(f"'{name}' was not learned: its own shots are found with a Dice of {trust.slice:.2f}.")
+    for value, overlap in (_reported(expected) or {}).items():
+        if overlap < 0.5:
+            remarks.append(f"'{adapter.labels[value]}' reached a Dice of only {overlap:.2f} when held out.")
+    return tuple(remarks)

@@ -1,0 +1,101 @@
+"""How well an adapter should do on new scans: refits without each held-out patient, judged on what was held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from amsam_cli.adaptation.lesson import Lesson
+from amsam_cli.adapter import Adapter
+from amsam_cli.metrics import dice
+from amsam_cli.models.base import OnStep
+from amsam_cli.segmentation import segment
+from amsam_cli.volume import Shot
+
+FOLDS = 4
+FRESH_FOLDS = 2
+"""Where the encoder is tuned, a refit costs as much as the fit itself."""
+NEIGHBOURS = 3
+"""Slices on either side of a held-out one that the forecast segments with it."""
+
+Learn = Callable[[Lesson], Adapter]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Dice of each label on shots held out, tuned and, where that was asked for, untuned.
+
+    Attributes:
+        tuned: label value -> mean Dice.
+        plain: the same for adapters of the same shots that were not tuned.
+    """
+
+    tuned: Mapping[int, float]
+    plain: Mapping[int, float]
+
+    @property
+    def helps(self) -> bool:
+        """Whether tuning did at least as well as none, over the labels."""
+        return float(np.mean([*self.tuned.values()])) >= float(np.mean([*self.plain.values()]))
+
+
+def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn, report: OnStep) -> Forecast | None:
+    """Return each label's Dice on shots held out with their patient (each shot, if there is one patient).
+
+    Every fold refits from scratch and segments the held-out slice among its neighbours by the same code as any scan.
+    None where nothing can be held out.
+    """
+    folds = make_folds(lesson.patients, most=FOLDS if lesson.kept else FRESH_FOLDS)
+    if not folds:
+        return None
+    tuned: dict[int, list[float]] = {value: [] for value in lesson.labels}
+    plain: dict[int, list[float]] = {value: [] for value in lesson.labels}
+    for number, held_out in enumerate(folds):
+        report("forecast", number, len(folds))
+        kept = lesson.only([index for index in range(len(lesson.stills)) if index not in held_out])
+        for make, found in ((learn, tuned), (learn_plain, plain)):
+            adapter = make(kept)
+            for index in held_out:
+                for value, overlap in _score(lesson.stills[index].shot, adapter, lesson).items():
+                    found[value].append(overlap)
+    report("forecast", len(folds), len(folds))
+    return Forecast(_means(tuned), _means(plain))
+
+
+def make_folds(patients: Sequence[str], *, most: int = FOLDS) -> list[list[int]]:
+    """Return which shots each fold holds out: by patient, or by shot where there is one patient; at most `most`.
+
+    >>> make_folds(["a", "a", "b"])
+    [[0, 1], [2]]
+    >>> make_folds(["a", "b", "c", "d"], most=2)
+    [[0, 2], [1, 3]]
+    >>> make_folds(["a"])
+    []
+    """
+    names = sorted(set(patients))
+    groups = [[index for index, patient in enumerate(patients) if patient == name] for name in names]
+    if len(groups) == 1:
+        groups = [[index] for index in groups[0]]
+    if len(groups) < 2:
+        return []
+    merged: list[list[int]] = [[] for _ in range(min(most, len(groups)))]
+    for number, group in enumerate(groups):
+        merged[number % len(merged)] += group
+    return merged
+
+
+def _score(shot: Shot, adapter: Adapter, lesson: Lesson) -> dict[int, float]:
+    """Return the Dice of each label the shot shows, segmented among its neighbouring slices."""
+    scan = shot.scan()
+    middle = round(shot.position * (scan.depth - 1))
+    first, last = max(0, middle - NEIGHBOURS), min(scan.depth, middle + NEIGHBOURS + 1)
+    result = segment(scan.part(first, last), adapter, lesson.model, memory_model=lesson.memory_model)
+    found = result.labels.slice(middle - first)
+    values = [value for value in shot.labels.values() if value in adapter.labels]
+    return {value: dice(found.mask(value), shot.labels.mask(value)) or 0.0 for value in values}
+
+
+def _means(found: Mapping[int, Sequence[float]]) -> dict[int, float]:
+    return {value: float(np.mean(overlaps)) for value, overlaps in found.items() if overlaps}

@@ -1,0 +1,228 @@
+"""What there is to learn from: the shots as frames, whole and zoomed, and what the models make of them.
+
+Frames are made once. Where the encoder stays as it is, they are encoded once too, and every step and every refit of the
+forecast works on stored features; where it is tuned, features are made anew whenever its weights have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amsam_cli.adaptation.augmentation import augment
+from amsam_cli.adapter import AdapterConfig
+from amsam_cli.errors import InputError
+from amsam_cli.models.base import Embedding, MemoryModel, OnStep, PromptableModel
+from amsam_cli.preprocess import Frames, Recipe, fit, zoom_window
+from amsam_cli.volume import Shot, Volume
+
+CONTEXT = 12
+"""Slices of each shot's scan that set the scale of its prior."""
+FROZEN_VIEWS, TUNED_VIEWS = 12, 3
+"""Views of each shot, itself first: as many as training needs, or only as many as judging the result does."""
+ENCODED_TOGETHER = 4 * 256**2
+"""Pixels in a batch: four frames of the built-in model, one of SAM's."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Still:
+    """One shot at one scale, as frames that no model has seen.
+
+    Attributes:
+        shot: where it comes from.
+        pixels: (A, 3, S, S) views, the first as annotated.
+        masks: (A, L, S, S) soft masks.
+        memory_pixels: (A, 3, S', S') the same views in the memory model's frame; the same object where it is the same.
+        memory_masks: (A, L, S', S').
+        context: (n, 3, S, S) float16, slices of its scan.
+    """
+
+    shot: Shot
+    pixels: Tensor
+    masks: Tensor
+    memory_pixels: Tensor
+    memory_masks: Tensor
+    context: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """One shot at one scale as the models see it: A views, the first as annotated.
+
+    Attributes:
+        shot: where it comes from.
+        slices: (A, ...) features of the slice model.
+        remembered: (A, ...) features of the memory model; the same object where it is the same model.
+        masks: (A, L, S, S) soft masks in the slice model's frame.
+        memory_masks: (A, L, S', S') in the memory model's frame.
+        context: (n, C, h, w) features of slices of its scan.
+    """
+
+    shot: Shot
+    slices: Embedding
+    remembered: Embedding
+    masks: Tensor
+    memory_masks: Tensor
+    context: Tensor
+
+    @property
+    def views(self) -> int:
+        """A."""
+        return len(self.masks)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """All there is to learn from.
+
+    Attributes:
+        stills: the shots, whole.
+        zoomed: the shots at the recipe's zoom; empty where it has none.
+        model: what is tuned.
+        memory_model: what carries masks through volumes; often the same.
+        labels: value -> name, in the order of every L axis.
+        recipe: how scans become frames.
+        config: how to adapt; nothing in it is left to be decided.
+        kept: examples of `stills` and `zoomed` where the encoder is frozen, else None.
+    """
+
+    stills: Sequence[Still]
+    zoomed: Sequence[Still]
+    model: PromptableModel
+    memory_model: MemoryModel
+    labels: dict[int, str]
+    recipe: Recipe
+    config: AdapterConfig
+    kept: tuple[Sequence[Example], Sequence[Example]] | None = None
+
+    @property
+    def patients(self) -> list[str]:
+        """Whose each shot is."""
+        return [still.shot.patient for still in self.stills]
+
+    @property
+    def shown(self) -> Tensor:
+        """(K, L) bool, which shot shows which label."""
+        return torch.stack([still.masks[0].amax(dim=(1, 2)) > 0.5 for still in self.stills]).cpu()
+
+    @property
+    def remembers_itself(self) -> bool:
+        """Whether one model does both."""
+        return self.memory_model is self.model
+
+    def only(self, kept: Sequence[int]) -> Lesson:
+        """Return the lesson without the other shots."""
+
+        def of(some: Sequence[Example]) -> list[Example]:
+            return [some[index] for index in kept] if some else []
+
+        return replace(
+            self,
+            stills=[self.stills[index] for index in kept],
+            zoomed=[self.zoomed[index] for index in kept] if self.zoomed else (),
+            kept=(of(self.kept[0]), of(self.kept[1])) if self.kept else None,
+        )
+
+    def examples(self) -> tuple[Sequence[Example], Sequence[Example]]:
+        """Return what the models make of the shots now, whole and zoomed."""
+        if self.kept is not None:
+            return self.kept
+        return [self._encode(still) for still in self.stills], [self._encode(still) for still in self.zoomed]
+
+    def encoded_once(self, report: OnStep) -> Lesson:
+        """Return the lesson with its examples kept, for a frozen encoder."""
+        done: list[Example] = []
+        total = len(self.stills) + len(self.zoomed)
+        for still in (*self.stills, *self.zoomed):
+            report("encode", len(done), total)
+            done.append(self._encode(still))
+        report("encode", total, total)
+        return replace(self, kept=(done[: len(self.stills)], done[len(self.stills) :]))
+
+    def _encode(self, still: Still) -> Example:
+        slices = encode_all(self.model, still.pixels)
+        remembered = slices if self.remembers_itself else encode_all(self.memory_model, still.memory_pixels)
+        context = encode_all(self.model, still.context).features
+        return Example(still.shot, slices, remembered, still.masks, still.memory_masks, context)
+
+
+def encode_all(model: PromptableModel, frames: Tensor) -> Embedding:
+    """Return the features of frames (n, 3, S, S), a few at a time."""
+    size = max(1, ENCODED_TOGETHER // model.image_size**2)
+    return Embedding.cat([model.encode(part.to(model.device).float()) for part in torch.split(frames, size)])
+
+
+def prepare(
+    shots: Sequence[Shot], model: PromptableModel, memory_model: MemoryModel, config: AdapterConfig, report: OnStep
+) -> Lesson:
+    """Return the shots as frames; encoded too, where the encoder is frozen.
+
+    Raises:
+        InputError: no shot has a label.
+    """
+    labels = _labels_of(shots)
+    first = shots[0].volume
+    plane = None if first.is_picture else first.geometry.plane
+    recipe = fit(shots, image_size=model.image_size, plane=plane)
+    frozen = config.tune in ("lora", "decoder")
+    stage = _Stage(recipe, memory_model.image_size, list(labels), FROZEN_VIEWS if frozen else TUNED_VIEWS, model.device)
+    stills, zoomed = [], []
+    for index, shot in enumerate(shots):
+        stills.append(stage.still(shot, config.seed + index))
+        if recipe.zoom:
+            zoomed.append(stage.still(shot, config.seed + index, zoom=recipe.zoom))
+    lesson = Lesson(stills, zoomed, model, memory_model, labels, recipe, config)
+    return lesson.encoded_once(report) if frozen else lesson
+
+
+def _labels_of(shots: Sequence[Shot]) -> dict[int, str]:
+    """Return the labels the shots show, ascending, with their names."""
+    names: dict[int, str] = {}
+    for shot in shots:
+        for value in shot.labels.values():
+            names.setdefault(value, shot.labels.names.get(value, f"label_{value}"))
+    if not names:
+        raise InputError("No shot has a labelled pixel.", "Check the label files with: amsam adapt --dry-run")
+    return dict(sorted(names.items()))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stage:
+    """Makes stills of shots."""
+
+    recipe: Recipe
+    memory_size: int
+    labels: list[int]
+    views: int
+    device: torch.device
+
+    def still(self, shot: Shot, seed: int, *, zoom: float | None = None) -> Still:
+        """Return a shot's views; of the part round its labels, `zoom` mm wide, where that is given."""
+        scan = shot.scan()
+        volume, labels, around = shot.volume, shot.labels, scan
+        window = zoom_window(volume.geometry, labels.data[0] > 0, zoom) if zoom else None
+        if window:
+            volume, labels, around = volume.crop(window), labels.crop(window), around.crop(window)
+        frames = Frames(volume, self.recipe, scan=scan)
+        pixels, masks = self._views(frames.pixels(0, 1), frames.masks(labels, self.labels), seed)
+        memory_pixels, memory_masks = pixels, masks
+        if self.memory_size != self.recipe.image_size:
+            other = Frames(volume, replace(self.recipe, image_size=self.memory_size), scan=scan)
+            memory_pixels, memory_masks = self._views(other.pixels(0, 1), other.masks(labels, self.labels), seed)
+        return Still(shot, pixels, masks, memory_pixels, memory_masks, self._context(around, scan))
+
+    def _views(self, pixels: Tensor, masks: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Return the views of one frame, the first as it is; the same views at every side for the same seed."""
+        generator = torch.Generator().manual_seed(seed)
+        side, more = pixels.shape[-1], self.views - 1
+        moved, labels = augment(pixels.repeat(more, 1, 1, 1), masks.repeat(more, 1, 1, 1), generator, side=side)
+        return torch.cat([pixels, moved]).to(self.device), torch.cat([masks, labels]).to(self.device)
+
+    def _context(self, around: Volume, scan: Volume) -> Tensor:
+        frames = Frames(around, self.recipe, scan=scan)
+        picked = np.unique(np.linspace(0, scan.depth - 1, min(CONTEXT, scan.depth)).round().astype(int))
+        return torch.cat([frames.pixels(int(d), int(d) + 1).half() for d in picked])
