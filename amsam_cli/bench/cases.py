@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from amsam_cli.bench.base import Query
-from amsam_cli.bench.splits import DataSet
+from amsam_cli.bench.splits import DataSet, label_folder
 from amsam_cli.errors import InputError
 from amsam_cli.io import find_pairs, find_shots, read_labels, read_volume
 from amsam_cli.volume import Geometry, LabelMap, Plane, Shot, Window
@@ -37,7 +37,7 @@ class Cases:
 
     @cached_property
     def _pairs(self) -> Mapping[str, Pair]:
-        pairs = find_pairs(self.folder / "labels", self.folder / "images", group=self.dataset.group)
+        pairs = find_pairs(label_folder(self.folder), self.folder / "images", group=self.dataset.group)
         return {pair.image.name: pair for pair in pairs}
 
     def _pair(self, name: str) -> Pair:

@@ -32,10 +32,16 @@ _PLACES: Mapping[str, tuple[str, str]] = {
     "sam2-box": ("human", "BoxOnOneSlice"),
 }
 _ON_CPU = ("registration", "forest")
+_ON_OUR_MODELS = ("persam", "sam2-box")
 
 
-def load_method(name: str, device: str = "cpu") -> Method:
+def load_method(name: str, device: str = "cpu", *, model: str | None = None) -> Method:
     """Return a method by name.
+
+    Args:
+        name: one of `AVAILABLE_METHODS`.
+        device: where it runs, if it can choose.
+        model: what it is built on, as `amsam adapt --model` takes it, if it is built on one of amsam's models.
 
     Raises:
         InputError: there is none of that name, no such device, or its package is not installed.
@@ -48,9 +54,11 @@ def load_method(name: str, device: str = "cpu") -> Method:
     if name not in _PLACES:
         from amsam_cli.bench.ours import Amsam
 
-        return Amsam(name, steps=0 if name == "amsam-in-context" else None, device=device)
+        return Amsam(name, model or "builtin", steps=0 if name == "amsam-in-context" else None, device=device)
     module, class_name = _PLACES[name]
     options: dict[str, Any] = {} if name in _ON_CPU else {"device": device}
+    if model and name in _ON_OUR_MODELS:
+        options["model"] = model
     if name == "unet-128":
         options["image_size"] = 128
     try:

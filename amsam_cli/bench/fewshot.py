@@ -18,7 +18,7 @@ from amsam_cli.bench.contenders import AVAILABLE_METHODS, load_method
 from amsam_cli.bench.machine import describe_machine
 from amsam_cli.bench.ranking import table
 from amsam_cli.bench.record import CaseResult, Result, read_results
-from amsam_cli.bench.splits import SEEDS, DataSet, Split, load_splits
+from amsam_cli.bench.splits import SEEDS, DataSet, Split, label_folder, load_splits
 from amsam_cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,14 +116,14 @@ def _tasks(data: Path, selection: Selection, splits: Mapping[str, DataSet]) -> l
     sets = _chosen_sets(data, selection.sets, splits)
     methods = [load_method(each, device) if isinstance(each, str) else each for each in selection.methods]
     for dataset in sets:
-        for count in set(selection.shots) - set(dataset.shots):
-            log.warning("'%s' has no draw of %d shots; left out. It has %s.", dataset.name, count, dataset.shots)
+        for count in sorted(count for count in selection.shots if count > dataset.most_shots):
+            log.warning("'%s' has no draw of %d shots; left out. It has %d.", dataset.name, count, dataset.most_shots)
     return [
         Task(dataset, split, count, method, data / dataset.name, device)
         for dataset in sets
         for split in _chosen_splits(dataset, selection.seeds)
         for count in selection.shots
-        if count in dataset.shots
+        if count <= dataset.most_shots
         for method in methods
     ]
 
@@ -133,7 +133,7 @@ def _chosen_sets(data: Path, names: Sequence[str], splits: Mapping[str, DataSet]
     if unknown:
         raise InputError(f"There are no splits for a set '{unknown[0]}'.", f"Choose from {', '.join(splits)}.")
     wanted = list(names) or [name for name in splits if (data / name).is_dir()]
-    missing = [name for name in wanted if not (data / name / "labels").is_dir()]
+    missing = [name for name in wanted if not label_folder(data / name).is_dir()]
     if missing or not wanted:
         what = f"'{data / missing[0]}' has no folder 'labels'" if missing else f"'{data}' holds no known set"
         raise InputError(f"{what}; expected SET/images and SET/labels.", f"Known sets: {', '.join(splits)}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,6 +17,9 @@ from amsam_cli.report.scores import bootstrap_interval, macro_mean, number_text
 
 Column = tuple[str, str]
 """A method's name and version."""
+
+Scores = Mapping[tuple[str, int], float]
+"""Scan and seed -> Dice."""
 
 
 def table(results: Sequence[Result]) -> str:
@@ -117,8 +121,8 @@ class Duel:
 def rank(results: Sequence[Result]) -> list[Duel]:
     """Return the best method of each shot count against every other one, by Dice; under-trained results are left out.
 
-    The best is the one of highest mean over the scans that all methods segmented; a scan counts by the mean over its
-    labels, and every scan alike.
+    The best is the one of highest mean over what all methods segmented. A scan counts by the mean over its labels and
+    over the seeds that asked both for it, so that one patient asked for twice is not two.
     """
     duels: list[Duel] = []
     fair = [result for result in results if result.is_fair]
@@ -129,7 +133,7 @@ def rank(results: Sequence[Result]) -> list[Duel]:
     return duels
 
 
-def _duels(shots: int, scores: Mapping[Column, Mapping[str, float]]) -> list[Duel]:
+def _duels(shots: int, scores: Mapping[Column, Scores]) -> list[Duel]:
     common = set.intersection(*(set(each) for each in scores.values()))
     if len(scores) < 2 or not common:
         return []
@@ -140,20 +144,25 @@ def _duels(shots: int, scores: Mapping[Column, Mapping[str, float]]) -> list[Due
     return [Duel(shots, best, *each) for each in zip(others, outcomes, corrected, strict=True)]
 
 
-def _by_scan(results: Sequence[Result]) -> dict[str, float]:
+def _by_scan(results: Sequence[Result]) -> Scores:
     """Return the Dice of each scan of each set and seed, mean over its labels."""
     found = {}
     for result in results:
         for case in result.cases:
             values = [scores["dice"] for scores in case.scores.values() if scores.get("dice") is not None]
             if values:
-                found[f"{result.set} {case.case} (seed {result.seed})"] = float(np.mean(np.array(values, dtype=float)))
+                found[f"{result.set} {case.case}", result.seed] = float(np.mean(np.array(values, dtype=float)))
     return found
 
 
-def _outcome(first: Mapping[str, float], second: Mapping[str, float]) -> Difference:
+def _outcome(first: Scores, second: Scores) -> Difference:
+    """Return the paired difference over scans, seeds that both have being averaged."""
+    scans: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for scan, seed in first.keys() & second.keys():
+        scans[scan].append((first[scan, seed], second[scan, seed]))
+    means = {scan: np.mean(np.array(pairs), axis=0) for scan, pairs in sorted(scans.items())}
     reports = [
-        Report(tuple(Score(scan, "all", "dice", value) for scan, value in each.items())) for each in (first, second)
+        Report(tuple(Score(scan, "all", "dice", float(pair[side])) for scan, pair in means.items())) for side in (0, 1)
     ]
     return compare(*reports).rows[0]
 

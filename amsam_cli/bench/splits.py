@@ -74,10 +74,14 @@ class DataSet:
     splits: tuple[Split, ...] = field(default=())
 
     @property
+    def most_shots(self) -> int:
+        """How many slices every split has to learn from."""
+        return min((len(split.supports) for split in self.splits), default=0)
+
+    @property
     def shots(self) -> tuple[int, ...]:
         """The shot counts of `SHOTS` that every split has slices for."""
-        most = min((len(split.supports) for split in self.splits), default=0)
-        return tuple(count for count in SHOTS if count <= most)
+        return tuple(count for count in SHOTS if count <= self.most_shots)
 
     def to_json(self) -> dict[str, Json]:
         """Return it for `write_json`."""
@@ -102,6 +106,11 @@ SETS = (
     DataSet("brats2015_glioma_mr", {1: "whole tumour"}, group=r"pat\d+", only="_flair", merged=True),
     DataSet("ph2_skinlesion", {1: "lesion"}),
 )
+
+
+def label_folder(folder: Path) -> Path:
+    """Return where a set's masks lie: its folder `labels`, or `masks` where there is no such."""
+    return folder / "labels" if (folder / "labels").is_dir() else folder / "masks"
 
 
 def load_splits(path: Path | None = None) -> dict[str, DataSet]:
@@ -138,7 +147,7 @@ def draw_splits(data: Path, sets: Sequence[DataSet] = SETS, *, seeds: Sequence[i
 def _draw(dataset: DataSet, folder: Path, seeds: Sequence[int]) -> DataSet:
     from amsam_cli.io import find_shots
 
-    found = find_shots(folder / "labels", folder / "images", group=dataset.group)
+    found = find_shots(label_folder(folder), folder / "images", group=dataset.group)
     candidates = [each for each in found if re.search(dataset.only, each.pair.image.name)]
     patients = len({each.pair.patient for each in candidates})
     if patients <= FEWEST_QUERIES:

@@ -1,16 +1,33 @@
-"""`amsam bench`: methods compared on data sets of one's own."""
+"""`amsam bench`: methods compared on data sets of one's own, by the papers' protocols, and by the clock."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amsam_cli.cli.options import AsJson, Device, Quiet, Verbose
+from amsam_cli.cli.options import AsJson, Device, Quiet, Seed, Verbose
 from amsam_cli.cli.screen import Screen
 
+if TYPE_CHECKING:
+    from amsam_cli.bench.record import Result
+    from amsam_cli.bench.voc import EpisodeSource
+    from amsam_cli.report import Json
+
 bench_app = typer.Typer(help="Measure amsam against other methods on data sets of your own.", no_args_is_help=True)
+
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of results; what is there is not run again.")]
+Methods = Annotated[
+    list[str] | None, typer.Option("--method", help="Repeatable; a name that amsam bench methods lists.")
+]
+Seeds = Annotated[list[int] | None, typer.Option("--seed", min=0, help="Draw; repeatable; all if left out.")]
+Folds = Annotated[list[int] | None, typer.Option("--fold", min=0, max=3, help="Repeatable; all four if left out.")]
+Shots = Annotated[list[int] | None, typer.Option("-k", "--shots", min=1, help="Repeatable; 1 and 5 if left out.")]
+Episodes = Annotated[int, typer.Option(min=1, help="Episodes of a fold.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw Dice over shots to this PNG file.")]
+Model = Annotated[str | None, typer.Option("-m", "--model", help="Model of amsam's own methods; builtin if left out.")]
 
 
 @bench_app.callback()
@@ -18,18 +35,27 @@ def bench_command() -> None:
     """Measure amsam against other methods on data sets of your own."""
 
 
+@bench_app.command("methods")
+def methods_command(verbose: Verbose = False, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """List the methods that can be compared."""
+    screen = Screen(verbose, quiet, as_json)
+    from amsam_cli.bench.contenders import AVAILABLE_METHODS
+
+    screen.table([["Method", "What it is"], *([name, text] for name, text in AVAILABLE_METHODS.items())])
+    screen.result({"methods": dict(AVAILABLE_METHODS)})
+
+
 @bench_app.command("fewshot")
 def fewshot_command(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of data sets: SET/images and SET/labels.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of results; what is there is not run again.")],
+    output: Output,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Only this set; may be repeated.")] = None,
     shots: Annotated[
         list[int] | None, typer.Option("-k", "--shots", min=1, help="Repeatable; 1 and 4 if left out.")
     ] = None,
-    seeds: Annotated[list[int] | None, typer.Option("--seed", min=0, help="Draw; repeatable; all if left out.")] = None,
-    methods: Annotated[
-        list[str] | None, typer.Option("--method", help="Repeatable; amsam and unet if left out.")
-    ] = None,
+    seeds: Seeds = None,
+    methods: Methods = None,
+    plot: Plot = None,
     device: Device = "auto",
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -37,11 +63,182 @@ def fewshot_command(
 ) -> None:
     """Learn from a few slices, segment other patients, and compare methods on the same draws."""
     screen = Screen(verbose, quiet, as_json)
-    from amsam_cli.bench.fewshot import Selection, run_fewshot, table
+    from amsam_cli.bench.fewshot import Selection, run_fewshot
     from amsam_cli.bench.splits import SEEDS
 
     selection = Selection(sets or (), shots or (1, 4), seeds or SEEDS, methods or ("amsam", "unet"), device)
     with screen.progress() as on_step:
         results = run_fewshot(data, output, selection, on_step=on_step)
+    _print_results(results, output, plot, screen)
+
+
+@bench_app.command("folder")
+def folder_command(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder with images and masks (or labels), or a folder of such.")
+    ],
+    output: Output,
+    shots: Annotated[
+        list[int] | None, typer.Option("-k", "--shots", min=1, help="Repeatable; 4, 8 and 16 if left out.")
+    ] = None,
+    seeds: Seeds = None,
+    methods: Methods = None,
+    queries: Annotated[int | None, typer.Option(min=1, help="Pictures to segment; all others if left out.")] = None,
+    plot: Plot = None,
+    device: Device = "auto",
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare methods on pictures with one object each, in the layout of the AM-SAM paper's sets."""
+    screen = Screen(verbose, quiet, as_json)
+    from amsam_cli.bench import folders
+    from amsam_cli.bench.fewshot import Selection, run_fewshot
+    from amsam_cli.bench.splits import SEEDS
+
+    counts, draws = shots or folders.SHOTS, seeds or SEEDS
+    results: list[Result] = []
+    for place in folders.find_picture_sets(data):
+        drawn = folders.draw_pictures(place, shots=counts, seeds=draws, queries=queries)
+        selection = Selection([drawn.name], counts, draws, methods or ("amsam", "unet"), device)
+        with screen.progress() as on_step:
+            splits = {drawn.name: drawn}
+            results += run_fewshot(place.resolve().parent, output, selection, splits=splits, on_step=on_step)
+    _print_results(results, output, plot, screen)
+
+
+def _print_results(results: Sequence[Result], output: Path, plot: Path | None, screen: Screen) -> None:
+    from amsam_cli.bench.page import write_plot
+    from amsam_cli.bench.ranking import table
+
+    if plot:
+        write_plot(results, plot)
     screen.say(table(results))
     screen.result({"results": [(output / result.place).as_posix() for result in results], "table": table(results)})
+
+
+@bench_app.command("pascal")
+def pascal_command(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="VOC2012, or the folder above it.")],
+    output: Output,
+    folds: Folds = None,
+    shots: Shots = None,
+    episodes: Episodes = 1000,
+    methods: Methods = None,
+    model: Model = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the episodes of PASCAL-5i: mIoU and FB-IoU of each fold."""
+    from amsam_cli.bench.voc import Pascal
+
+    screen = Screen(verbose, quiet, as_json)
+    _run_protocol(Pascal(data), output, (folds, shots, episodes, seed), (methods, model, device), screen)
+
+
+@bench_app.command("coco")
+def coco_command(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder with val2014 and annotations.")],
+    output: Output,
+    folds: Folds = None,
+    shots: Shots = None,
+    episodes: Episodes = 1000,
+    methods: Methods = None,
+    model: Model = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the episodes of COCO-20i: mIoU and FB-IoU of each fold."""
+    from amsam_cli.bench.voc import Coco
+
+    screen = Screen(verbose, quiet, as_json)
+    _run_protocol(Coco(data), output, (folds, shots, episodes, seed), (methods, model, device), screen)
+
+
+def _run_protocol(
+    source: EpisodeSource,
+    output: Path,
+    asked: tuple[list[int] | None, list[int] | None, int, int],
+    how: tuple[list[str] | None, str | None, str],
+    screen: Screen,
+) -> None:
+    """Run every fold, shot count and method asked for, and print them side by side."""
+    from amsam_cli.bench.contenders import load_method
+    from amsam_cli.bench.episodes import Protocol, episode_table, run_episodes
+    from amsam_cli.bench.voc import FOLDS
+    from amsam_cli.models import choose_device
+
+    folds, shots, episodes, seed = asked
+    names, model, device_name = how
+    device = str(choose_device(device_name))
+    methods = [load_method(name, device, model=model) for name in names or ("amsam-in-context",)]
+    results = []
+    with screen.progress() as on_step:
+        for method in methods:
+            for count in shots or (1, 5):
+                for fold in folds or FOLDS:
+                    protocol = Protocol(fold, count, episodes, seed)
+                    results.append(run_episodes(source, method, protocol, output, device=device, on_step=on_step))
+    screen.say(episode_table(results))
+    rows: list[Json] = [
+        {"file": (output / r.place).as_posix(), "miou": r.miou, "fb_iou": r.fb_iou, "episodes": r.done} for r in results
+    ]
+    screen.result({"results": rows, "table": episode_table(results)})
+
+
+@bench_app.command("readme")
+def readme_command(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of results of amsam bench fewshot.")],
+    page: Annotated[Path, typer.Argument(metavar="PAGE", help="Markdown file with the two markers.")],
+    methods: Methods = None,
+    plot: Plot = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the newest results into a page, between its markers, with date, machine and command."""
+    screen = Screen(verbose, quiet, as_json)
+    from amsam_cli.bench.page import fill, fragment, newest, write_plot
+    from amsam_cli.bench.record import read_results
+
+    found = [each for each in newest(read_results(results)) if not methods or each.method in methods]
+    fill(page, fragment(found, folder=results.as_posix()))
+    if plot:
+        write_plot(found, plot)
+    screen.say(f"{len(found)} results are in {page}")
+    screen.result({"page": str(page), "results": len(found)})
+
+
+@bench_app.command("speed")
+def speed_command(
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of every piece of work; medians count.")] = 3,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the table to this JSON file.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Repeatable: start-up, learning, evaluation.")] = None,
+    device: Device = "auto",
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time start-up, learning and evaluation against each other in one run: ratios, seconds, peak memory."""
+    screen = Screen(verbose, quiet, as_json)
+    from amsam_cli.bench.machine import describe_machine
+    from amsam_cli.bench.speed import speed_json, speed_table, time_works
+    from amsam_cli.bench.workloads import works_of
+    from amsam_cli.models import choose_device
+    from amsam_cli.report import write_json
+
+    where = str(choose_device(device))
+    works = works_of(only or (), device=where)
+    with screen.progress() as on_step:
+        timings = time_works(works, repeats=repeats, on_step=on_step)
+    content = {**speed_json(timings, repeats=repeats), "machine": describe_machine(where)}
+    if output:
+        write_json(content, output)
+    screen.table(speed_table(timings))
+    screen.result(content)

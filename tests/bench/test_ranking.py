@@ -87,6 +87,16 @@ def test_duel_counts_only_scans_that_both_segmented():
     assert (duel.first[0], duel.outcome.n) == ("unet", 3)
 
 
+def test_scan_asked_for_by_two_seeds_counts_once():
+    found = [
+        result(method, [dice] * 3, seed=seed) for method, dice in (("unet", 0.9), ("amsam", 0.5)) for seed in (0, 1)
+    ]
+
+    (duel,) = rank(found)
+
+    assert duel.outcome.n == 3
+
+
 def test_duels_are_fought_at_each_shot_count():
     found = [result(method, [0.5, 0.6], shots=shots) for method in ("unet", "amsam") for shots in (1, 4)]
 

@@ -9,7 +9,9 @@ import pytest
 
 from amsam_cli.bench import speed
 from amsam_cli.bench.speed import Timing, Work, speed_json, speed_table, time_works
-from amsam_cli.bench.workloads import learning_works, startup_works
+from amsam_cli.bench.workloads import large_pair, learning_works, startup_works, works_of
+from amsam_cli.errors import InputError
+from amsam_cli.metrics import measure_labels
 
 
 class Clock:
@@ -132,3 +134,17 @@ def test_learning_fits_each_method_to_the_same_shots():
 
     assert work.name == "recorder learns from 2 slices"
     assert work.prepare()() == ["one", "two"]
+
+
+def test_group_that_is_not_there_is_refused():
+    with pytest.raises(InputError, match="no group 'nothing'"):
+        works_of(["nothing"])
+
+
+def test_large_pair_holds_five_organs_that_nearly_agree():
+    prediction, reference = large_pair((50, 52, 52))
+
+    found = measure_labels(prediction, reference, spacing=(1, 1, 1))
+
+    assert list(found) == [1, 2, 3, 4, 5]
+    assert all(0.5 < agreement.values["dice"] < 1 for agreement in found.values())

@@ -1,6 +1,26 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from amsam_cli.bench.page import BEGIN, END
+from amsam_cli.bench.speed import Work
+from tests.bench.test_episodes import Invented, LeftHalf
+from tests.bench.test_ranking import result
 from tests.cli.conftest import assert_two_lines
+
+
+@pytest.fixture
+def figures_folder(tmp_path):
+    """Three pictures with masks."""
+    for part in ("images", "masks"):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        for name in "abc":
+            Image.fromarray(np.full((8, 8), 255, dtype=np.uint8)).save(tmp_path / "set" / part / f"{name}.png")
+    return tmp_path / "set"
 
 
 def test_bench_fewshot_passes_its_selection_on(amsam, monkeypatch, tmp_path):
@@ -19,3 +39,60 @@ def test_bench_fewshot_refuses_a_set_without_splits(amsam):
 
     assert ran.code == 2
     assert_two_lines(ran.err)
+
+
+def test_bench_methods_lists_every_method(amsam):
+    ran = amsam("bench", "methods", "--json")
+
+    assert {"amsam", "nnunet", "unet", "registration", "forest", "persam", "sam2-box"} <= ran.json["methods"].keys()
+
+
+def test_bench_folder_draws_and_passes_its_selection_on(amsam, monkeypatch, figures_folder):
+    asked: list[object] = []
+    monkeypatch.setattr("amsam_cli.bench.fewshot.run_fewshot", lambda *args, **kwargs: asked.append(kwargs) or [])
+
+    ran = amsam("bench", "folder", figures_folder, "-o", "out", "-k", 2, "--queries", 1, "--seed", 3)
+
+    (split,) = asked[0]["splits"]["set"].splits
+    assert ran.code == 0
+    assert (split.seed, len(split.supports), len(split.queries)) == (3, 2, 1)
+
+
+@pytest.mark.parametrize("protocol", ["pascal", "coco"])
+def test_bench_protocols_refuse_a_folder_that_is_not_theirs(amsam, tmp_path, protocol, toy):
+    ran = amsam("bench", protocol, tmp_path, "-o", "out")
+
+    assert ran.code == 2
+    assert_two_lines(ran.err)
+
+
+def test_bench_pascal_runs_its_episodes(amsam, monkeypatch, tmp_path):
+    monkeypatch.setattr("amsam_cli.bench.contenders.load_method", lambda name, device, model: LeftHalf())
+    monkeypatch.setattr("amsam_cli.bench.voc.Pascal", lambda data: Invented())
+
+    ran = amsam("bench", "pascal", tmp_path, "-o", "out", "--fold", 0, "-k", 1, "--episodes", 20, "--json")
+
+    assert ran.json["results"][0]["episodes"] == 20
+    assert 0 < ran.json["results"][0]["miou"] < 1
+
+
+def test_bench_readme_fills_the_page(amsam, tmp_path):
+    result("unet", [0.5, 0.75]).write(tmp_path / "results")
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+
+    ran = amsam("bench", "readme", tmp_path / "results", page)
+
+    assert ran.code == 0
+    assert "0.625 [" in page.read_text()
+
+
+def test_bench_speed_times_the_groups_asked_for(amsam, monkeypatch):
+    work = Work("nothing", "start-up", lambda: lambda: None)
+    monkeypatch.setattr("amsam_cli.bench.workloads.works_of", lambda groups, device: [work])
+
+    ran = amsam("bench", "speed", "--only", "start-up", "--repeats", 1, "-o", "speed.json")
+
+    assert ran.code == 0
+    assert "nothing" in ran.out
+    assert "processor core" in Path("speed.json").read_text()

@@ -1,0 +1,124 @@
+"""Results as a fragment of a page, between markers that a later run finds again, and as a plot.
+
+What stands there is written by a command and says when, on what and by which command it was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amsam_cli.bench.ranking import Column, column_of, columns_of, duel_table, grid, mean_text, rank
+from amsam_cli.bench.record import Result
+from amsam_cli.errors import InputError
+from amsam_cli.io.atomic import atomic_path
+from amsam_cli.report import Report
+from amsam_cli.report.files import write_text
+from amsam_cli.report.scores import bootstrap_interval, macro_mean
+
+BEGIN, END = "<!-- amsam bench readme: begin -->", "<!-- amsam bench readme: end -->"
+
+
+def newest(results: Sequence[Result]) -> list[Result]:
+    """Return the results of each method's newest version, by the date of its last run."""
+    last: dict[str, tuple[str, str]] = {}
+    for result in results:
+        last[result.method] = max(last.get(result.method, ("", "")), (result.date, result.version))
+    return [result for result in results if result.version == last[result.method][1]]
+
+
+def fragment(results: Sequence[Result], *, folder: str) -> str:
+    """Return Markdown: Dice with intervals, the ranking's tests, and how it was measured.
+
+    Args:
+        results: of the versions to show.
+        folder: of results, as the command names it.
+    """
+    parts = [grid("Dice, mean [95 % interval]", results, lambda cell: mean_text(cell, "dice", ""))]
+    duels = rank(results)
+    if duels:
+        parts.append(duel_table(duels))
+    return "\n\n".join([*parts, _origin(results, folder)])
+
+
+def _origin(results: Sequence[Result], folder: str) -> str:
+    days = sorted({result.date[:10] for result in results if result.date})
+    span = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "an unknown day"
+    machines = sorted({result.machine for result in results if result.machine}) or ["a machine that was not recorded"]
+    options = [f"--method {name}" for name in dict.fromkeys(name for name, _ in columns_of(results))]
+    options += [f"-k {shots}" for shots in sorted({result.shots for result in results})]
+    options += [f"--seed {seed}" for seed in sorted({result.seed for result in results})]
+    command = f"amsam bench fewshot DATA -o {folder} {' '.join(options)}"
+    return f"Measured on {span} on {'; '.join(machines)} by\n\n```text\n{command}\n```"
+
+
+def fill(page: Path, text: str) -> None:
+    """Put a text between the markers of a page, in place of what stood there.
+
+    Raises:
+        InputError: the page cannot be read or written, or lacks the markers.
+    """
+    try:
+        content = page.read_text(encoding="utf-8")
+    except OSError as err:
+        raise InputError(f"'{page}' cannot be read: {err}.", "Give a Markdown file.") from err
+    before, begin, rest = content.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise InputError(f"'{page}' lacks the lines '{BEGIN}' and '{END}'.", "Put both where the table belongs.")
+    write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", page)
+
+
+def write_plot(results: Sequence[Result], path: Path) -> None:
+    """Draw Dice over the number of shots, a panel for each set, a line with intervals for each method.
+
+    Raises:
+        InputError: there are no results, or the folder cannot be written.
+    """
+    if not results:
+        raise InputError("There are no results to plot.", "Run amsam bench fewshot first.")
+    import matplotlib.figure
+
+    sets = sorted({result.set for result in results})
+    across = min(3, len(sets))
+    down = -(-len(sets) // across)
+    figure = matplotlib.figure.Figure(figsize=(4.6 * across, 3.4 * down + 0.8), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, sharey=True)
+    for place, name in zip(axes.flat, sets, strict=False):
+        _draw_set(place, [result for result in results if result.set == name], columns_of(results))
+        place.set_title(name, fontsize=10)
+    for place in list(axes.flat)[len(sets) :]:
+        place.set_visible(False)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    with atomic_path(path) as hidden:
+        figure.savefig(hidden, dpi=130, format="png")
+
+
+def _draw_set(axes: Any, results: Sequence[Result], columns: Sequence[Column]) -> None:
+    """Draw one set's methods side by side at each shot count, so that intervals do not hide each other."""
+    shots = sorted({result.shots for result in results})
+    for number, column in enumerate(columns):
+        shift = 0.05 * (number - (len(columns) - 1) / 2)
+        mine = [[r for r in results if column_of(r) == column and r.shots == count] for count in shots]
+        points = [(np.log2(count) + shift, *_point(cell)) for count, cell in zip(shots, mine, strict=True) if cell]
+        x, mean, low, high = zip(*points, strict=True) if points else ((), (), (), ())
+        error = np.abs(np.array([np.subtract(mean, low), np.subtract(high, mean)]))
+        axes.errorbar(
+            x, mean, yerr=error, marker="o", ms=4, lw=1.2, capsize=2, label=" ".join(column), color=f"C{number}"
+        )
+    axes.set_xticks(np.log2(shots), [str(count) for count in shots])
+    axes.set_xlabel("annotated slices")
+    axes.set_ylabel("Dice")
+    axes.set_ylim(0, 1)
+    axes.grid(alpha=0.3)
+
+
+def _point(cell: Sequence[Result]) -> tuple[float, float, float]:
+    values = Report(tuple(row for result in cell for row in result.rows())).values("dice")
+    mean = macro_mean(values) or 0.0
+    low, high = bootstrap_interval(values) or (mean, mean)
+    return mean, low, high
