@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -20,21 +20,25 @@ from numpy.typing import NDArray
 from amsam_cli import models
 from amsam_cli.adapter import Adapter, Backbone
 from amsam_cli.errors import AdapterError, AmsamError, InputError, ResourceError
-from amsam_cli.io import Case, read_grid, read_volume, write_labels
-from amsam_cli.io.formats import suffix_of
+from amsam_cli.io import Case, read_grid, read_volume, write_labels, write_probabilities
+from amsam_cli.io.dicom.codes import LabelCode
+from amsam_cli.io.dicom.writer import Author
+from amsam_cli.io.formats import PROBABILITIES, suffix_of
+from amsam_cli.io.gate import check_grid, check_scan
 from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, silent
 from amsam_cli.preprocess import intensity_limits
 from amsam_cli.report import RunRecord, Stages, peak_memory_mib, read_json, sha256_of, write_json
+from amsam_cli.report.files import finite
 from amsam_cli.review import write_preview
-from amsam_cli.segmentation import Segmentation, segment
+from amsam_cli.segmentation import Plan, Segmentation, segment
 from amsam_cli.version import __version__
 from amsam_cli.volume import LabelMap, Volume
 
 log = logging.getLogger(__name__)
 
-Format = Literal["nifti", "nrrd", "mha", "png"]
-FORMATS: Mapping[str, str] = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "png": ".png"}
-WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha", ".png")
+Format = Literal["nifti", "nrrd", "mha", "seg", "png"]
+FORMATS: Mapping[str, str] = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "seg": ".dcm", "png": ".png"}
+WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha", ".dcm", ".png")
 
 DOUBTFUL = 0.5
 """Below this confidence a labelled slice is listed for review."""
@@ -104,6 +108,8 @@ class Options:
         statistics: whether to measure volume and intensity of each label.
         overwrite: whether to do finished cases again.
         argv: the command line, for the record.
+        probabilities: whether to write the probability of each label at each voxel.
+        codes: label name -> what it is called in DICOM; a name that is missing is coded as plain text.
     """
 
     seed: int = 0
@@ -111,6 +117,8 @@ class Options:
     statistics: bool = False
     overwrite: bool = False
     argv: Sequence[str] = ()
+    probabilities: bool = False
+    codes: Mapping[str, LabelCode] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +168,7 @@ class Destination:
     def _suffix_for(self, case: Case) -> str:
         if self.format:
             return FORMATS[self.format]
-        return ".png" if read_grid(case.path).unit == "px" else ".nii.gz"
+        return ".png" if read_grid(case.path, series=case.series).unit == "px" else ".nii.gz"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,21 +260,21 @@ def segment_case(
     """
     stages = Stages()
     with stages.measure("read"):
-        volume = read_volume(case.path, engine.adapter.recipe.plane)
+        volume = read_volume(case.path, engine.adapter.recipe.plane, series=case.series)
         _check_fits(volume, mask)
+        odd = _check_scan(case, volume)
     with stages.measure("segment"):
         found = _segment(case, volume, engine, options, on_step)
     with stages.measure("write"):
         kept = _keep_changed(mask, options)
-        assert volume.source is not None  # read_volume always says where from
-        write_labels(found.labels, mask, like=volume.source)
+        _write(found, mask, volume, engine, options)
         if options.preview:
             limits = intensity_limits(volume, engine.adapter.recipe)
             write_preview(
                 volume, found.labels, preview_of(mask), limits=limits, key_slices=chain(*found.seeds.values())
             )
     made = _Expected(case, mask, engine, options)
-    record = _record(made, volume, found, seconds=stages.seconds, warnings=(*found.warnings, *kept))
+    record = _record(made, volume, found, seconds=stages.seconds, warnings=(*odd, *found.warnings, *kept))
     write_json(record.to_json(), record_of(mask))
     return record
 
@@ -285,7 +293,38 @@ def preview_of(mask: Path) -> Path:
     return mask.with_name(f"{mask.name}.preview.png")
 
 
+def probabilities_of(mask: Path) -> Path:
+    """Return where the probabilities beside a mask are; those of a picture are a volume of one slice.
+
+    >>> probabilities_of(Path("mask.nii.gz")).name, probabilities_of(Path("x.png")).name
+    ('mask.nii.gz.probabilities.nii.gz', 'x.png.probabilities.nii.gz')
+    """
+    suffix = suffix_of(mask)
+    return mask.with_name(f"{mask.name}{PROBABILITIES}{'.nii.gz' if suffix == '.png' else suffix}")
+
+
+def _write(found: Segmentation, mask: Path, volume: Volume, engine: Engine, options: Options) -> None:
+    """Write the mask, and the probabilities if they were asked for."""
+    source, author = volume.source, Author(engine.adapter_sha256, options.codes)
+    assert source is not None  # read_volume always says where from
+    write_labels(found.labels, mask, like=source, author=author)
+    if options.probabilities:
+        names = found.labels.names
+        write_probabilities(found.probabilities, names, probabilities_of(mask), like=source, author=author)
+
+
+def _check_scan(case: Case, volume: Volume) -> list[str]:
+    """Return what is odd about a scan, having refused one that shows nothing."""
+    check_scan(case.path.name, volume)
+    return [str(finding) for finding in check_grid(case.path.name, volume.geometry, axis=0)]
+
+
 def _check_fits(volume: Volume, mask: Path) -> None:
+    if suffix_of(mask) == ".dcm" and (volume.source is None or volume.source.format != "dicom"):
+        raise InputError(
+            f"'{mask}' as DICOM SEG needs a DICOM series, but the scan is none.",
+            "Use .nii.gz, or give the DICOM folder as input.",
+        )
     if suffix_of(mask) == ".png" and volume.depth > 1:
         raise InputError(f"'{mask}' cannot hold a volume of {volume.depth} slices.", "Use .nii.gz for volumes.")
 
@@ -293,7 +332,14 @@ def _check_fits(volume: Volume, mask: Path) -> None:
 def _segment(case: Case, volume: Volume, engine: Engine, options: Options, on_step: OnStep | None) -> Segmentation:
     torch.manual_seed(options.seed)
     try:
-        return segment(volume, engine.adapter, engine.model, memory_model=engine.memory_model, on_step=on_step)
+        return segment(
+            volume,
+            engine.adapter,
+            engine.model,
+            memory_model=engine.memory_model,
+            plan=Plan(probabilities=options.probabilities),
+            on_step=on_step,
+        )
     except (MemoryError, torch.OutOfMemoryError) as err:
         where = device_name(engine.model.device)
         raise ResourceError(
@@ -334,8 +380,14 @@ class _Expected:
             "inputs": {self.case.path.name: sha256_of(self.case.path)},
             "outputs": {self.mask.name: sha256_of(self.mask)},
             "adapter_sha256": self.engine.adapter_sha256,
-            "settings": {"seed": self.options.seed},
+            "settings": {"seed": self.options.seed, **self._settings_of_dicom()},
         }
+
+    def _settings_of_dicom(self) -> dict[str, Any]:
+        """Return which series was chosen, and for a SEG what its labels are coded as."""
+        series = {"series": self.case.series} if self.case.series else {}
+        codes = {name: asdict(code) for name, code in self.options.codes.items()}
+        return {**series, **({"codes": finite(codes)} if codes and suffix_of(self.mask) == ".dcm" else {})}
 
     def is_finished(self) -> bool:
         """Return whether the mask is there, from the same scan, adapter and settings, with all that is asked for."""
@@ -345,6 +397,8 @@ class _Expected:
         if self.options.preview and not preview_of(self.mask).is_file():
             return False
         if self.options.statistics and not recorded.get("statistics"):
+            return False
+        if self.options.probabilities and not probabilities_of(self.mask).is_file():
             return False
         return all(recorded.get(key) == value for key, value in self.facts().items())
 

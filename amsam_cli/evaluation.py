@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amsam_cli.errors import GeometryError, InputError
-from amsam_cli.io import Case, find_cases, read_labels, read_volume
-from amsam_cli.io.formats import dicom_files
+from amsam_cli.io import Case, find_cases, read_label_pair, read_volume
+from amsam_cli.io.cases import holds_series
 from amsam_cli.io.pairs import case_key
 from amsam_cli.metrics import ABSENT, METRICS, Agreement, measure_labels
 from amsam_cli.report import MEAN, Comparison, Difference, Json, Report, Score
@@ -74,7 +74,7 @@ def evaluate(
     pairs, warnings = _paired(Path(predictions), Path(references))
     cases = []
     for name, prediction, reference in pairs:
-        maps = _read(prediction), _read(reference)
+        maps = _read(prediction, reference)
         _check_grids(maps[0].geometry, maps[1].geometry, called=(f"'{prediction}'", f"'{reference}'"))
         cases.append(_measured(name, *maps, tolerance=tolerance_mm))
         warnings += _doubts(cases[-1])
@@ -112,7 +112,7 @@ def read_pair(predictions: Path, references: Path, case: str) -> tuple[LabelMap,
     pairs, _ = _paired(Path(predictions), Path(references))
     for name, prediction, reference in pairs:
         if name == case:
-            return _read(prediction), _read(reference)
+            return _read(prediction, reference)
     raise InputError(
         f"There is no case '{case}' in '{references}'.", f"Its cases are {_listed([p[0] for p in pairs])}."
     )
@@ -198,14 +198,15 @@ def compare(first: Report, second: Report, *, seed: int = 0) -> Comparison:
     return Comparison(tuple(rows), (*left_cases, *left_labels))
 
 
-def _read(path: Path) -> LabelMap:
-    labels = read_labels(path, "axial")
-    if len(labels.names) > MOST_LABELS:  # every value that occurs has a name
-        raise InputError(
-            f"'{path}' holds {len(labels.names)} different values; expected at most {MOST_LABELS} labels.",
-            "Is it the image? Check which file is the mask.",
-        )
-    return labels
+def _read(prediction: Path, reference: Path) -> tuple[LabelMap, LabelMap]:
+    maps = read_label_pair(prediction, reference, "axial")
+    for path, labels in zip((prediction, reference), maps, strict=True):
+        if len(labels.names) > MOST_LABELS:  # every value that occurs has a name
+            raise InputError(
+                f"'{path}' holds {len(labels.names)} different values; expected at most {MOST_LABELS} labels.",
+                "Is it the image? Check which file is the mask.",
+            )
+    return maps
 
 
 def _doubts(case: _MeasuredCase) -> list[str]:
@@ -246,7 +247,7 @@ def _paired(predictions: Path, references: Path) -> tuple[list[tuple[str, Path, 
 
 
 def _is_one_case(path: Path) -> bool:
-    return not path.is_dir() or bool(dicom_files(path))
+    return not path.is_dir() or holds_series(path)
 
 
 def _matched(predicted: Sequence[Case], expected: Sequence[Case]) -> dict[str, Case]:

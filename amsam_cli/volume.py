@@ -178,6 +178,7 @@ class Source:
         geometry: the grid in the file's own axes (i, j, k).
         order: how the file's axes became (D, H, W).
         modality: DICOM modality such as "CT", or "" where the format does not tell.
+        series: UID of the DICOM series; "" of other formats.
     """
 
     path: Path
@@ -185,6 +186,7 @@ class Source:
     geometry: Geometry
     order: AxisOrder = AxisOrder()
     modality: str = ""
+    series: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,8 @@ from amsam_cli.errors import InputError
 from amsam_cli.volume import Plane
 
 if TYPE_CHECKING:
-    from amsam_cli.io import Candidate
+    from amsam_cli.io import Candidate, Collection, Finding
+    from amsam_cli.report import Json
 
 DEFAULT_SHOTS = 4
 # As in `amsam_cli.adapter.config`, which needs torch.
@@ -46,6 +47,9 @@ def adapt_command(
     label: Annotated[list[str] | None, typer.Option(metavar="VALUE=NAME", help="Name of a label value.")] = None,
     plane: Annotated[Plane | None, typer.Option(help="Slicing plane; found out from labels and spacing.")] = None,
     group: Annotated[str | None, typer.Option(help="Regular expression for the patient in image file names.")] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Which DICOM series of a mixed folder: its number, or the end of its UID.")
+    ] = None,
     rank: Annotated[int, typer.Option(min=1, help="LoRA rank.")] = 4,
     steps: Annotated[int | None, typer.Option(min=0, help="Optimiser steps; 0 trains nothing.")] = None,
     lr: Annotated[float | None, typer.Option(min=1e-8, help="Learning rate of the tuned weights.")] = None,
@@ -74,11 +78,13 @@ def adapt_command(
     screen = Screen(verbose, quiet, as_json)
     from amsam_cli import io
 
-    candidates = io.find_shots(labels, images, plane=plane, group=group, names=_label_names(label or []))
-    chosen = _choose(candidates, shots, slices, screen)
+    found = io.inspect_shots(labels, images, io.Wanted(plane, group, series, _label_names(label or [])))
     if dry_run:
-        _print_choice(candidates, chosen, screen)
+        _rehearse(found, shots, slices, screen)
         return
+    chosen = _choose(found.usable(), shots, slices, screen)
+    to_learn_from = [each.read() for each in chosen]
+    screen.warn([str(finding) for finding in (*found.findings, *io.check_shots(to_learn_from))])
     from amsam_cli import models
     from amsam_cli.adaptation import adapt
     from amsam_cli.adapter import DESCRIPTION, AdapterConfig
@@ -94,9 +100,7 @@ def adapt_command(
     )
     with io.atomic_folder(output, marker=DESCRIPTION) as folder, screen.progress() as on_step:
         tuned = models.load(model, device)
-        learned = adapt(
-            [each.read() for each in chosen], tuned, memory_model=memory_model, config=config, on_step=on_step
-        )
+        learned = adapt(to_learn_from, tuned, memory_model=memory_model, config=config, on_step=on_step)
         learned.save(folder)
     print_adapter(learned, output, screen)
     screen.say(f"\nNext: amsam segment SCAN -o mask.nii.gz -a {output}")
@@ -133,24 +137,57 @@ def _choose(candidates: list[Candidate], shots: int | None, slices: Path | None,
     return choose(candidates, wanted)
 
 
-def _print_choice(candidates: list[Candidate], chosen: list[Candidate], screen: Screen) -> None:
-    """Print pairs, checks and the chosen slices: what adapt would do."""
-    pairs = list(dict.fromkeys(candidate.pair for candidate in candidates))
+def _rehearse(found: Collection, shots: int | None, slices: Path | None, screen: Screen) -> None:
+    """Print what is wrong with which file, then what adapt would do: pairs and the chosen slices."""
+    if not found.is_usable:
+        screen.table(_problems(found.findings))
+        screen.result({"problems": [_as_json(finding) for finding in found.findings]})
+    chosen = _choose(found.usable(), shots, slices, screen)
+    from amsam_cli.io import check_shots
+
+    findings = (*found.findings, *check_shots(each.read() for each in chosen))
+    _print_pairs(found, screen)
+    if findings:
+        screen.table(_problems(findings))
+        screen.say()
+    _print_choice(found, chosen, findings, screen)
+
+
+def _problems(findings: Sequence[Finding]) -> list[list[str]]:
+    """Return findings as a table: which file, what is wrong, what to do."""
+    rows = [["File", "Problem", "What to do"]]
+    return rows + [[finding.file, finding.problem, finding.advice] for finding in findings]
+
+
+def _as_json(finding: Finding) -> Json:
+    return {
+        "file": finding.file,
+        "problem": finding.problem,
+        "advice": finding.advice,
+        "is_fatal": finding.is_fatal,
+    }
+
+
+def _print_pairs(found: Collection, screen: Screen) -> None:
+    per_pair = {pair: sum(candidate.pair == pair for candidate in found.candidates) for pair in found.pairs}
+    rows = [[pair.image.name, pair.labels.name, pair.patient, str(count)] for pair, count in per_pair.items()]
+    screen.table([["Image", "Labels", "Patient", "Annotated slices"], *rows])
+    count = len(found.pairs)
+    screen.say(f"\nPlane {found.candidates[0].plane}; {count} {'pair' if count == 1 else 'pairs'} checked.\n")
+
+
+def _print_choice(found: Collection, chosen: list[Candidate], findings: Sequence[Finding], screen: Screen) -> None:
+    """Print the chosen slices; as JSON everything."""
     names = {value: name for each in chosen for value, name in each.read().labels.names.items()}
-    per_pair = {pair: sum(candidate.pair == pair for candidate in candidates) for pair in pairs}
-    screen.table(
-        [["Image", "Labels", "Patient", "Annotated slices"]]
-        + [[pair.image.name, pair.labels.name, pair.patient, str(per_pair[pair])] for pair in pairs]
-    )
-    screen.say(f"\nPlane {chosen[0].plane}; images and labels lie on one grid in all {len(pairs)} pairs.\n")
     rows = [[c.origin, ", ".join(f"{names[v]} ({n} px)" for v, n in sorted(c.areas.items()))] for c in chosen]
     screen.table([["Chosen slice", "Labels"], *rows])
     screen.result(
         {
-            "pairs": [{"image": p.image.name, "labels": p.labels.name, "patient": p.patient} for p in pairs],
+            "pairs": [{"image": p.image.name, "labels": p.labels.name, "patient": p.patient} for p in found.pairs],
             "plane": chosen[0].plane,
-            "annotated_slices": len(candidates),
+            "annotated_slices": len(found.candidates),
             "labels": {str(value): name for value, name in sorted(names.items())},
             "shots": [candidate.origin for candidate in chosen],
+            "problems": [_as_json(finding) for finding in findings],
         }
     )

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def segment_command(
     context: typer.Context,
-    scans: Annotated[Path, typer.Argument(metavar="INPUT", help="A scan, a DICOM folder, or a folder of scans.")],
+    scans: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="A scan, a DICOM folder or zip, or a folder of scans.")
+    ],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Mask file; its suffix decides the format. No suffix: a folder.")
     ],
@@ -36,7 +38,16 @@ def segment_command(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished cases again.")] = False,
     format: Annotated[  # noqa: A002 - the option's name
-        Literal["nifti", "nrrd", "mha", "png"] | None, typer.Option(help="Of masks in an output folder.")
+        Literal["nifti", "nrrd", "mha", "seg", "png"] | None, typer.Option(help="Of masks in an output folder.")
+    ] = None,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="Write the probability of each label at each voxel too.")
+    ] = False,
+    series: Annotated[
+        str | None, typer.Option(help="Which DICOM series of a mixed folder: its number, or the end of its UID.")
+    ] = None,
+    codes: Annotated[
+        Path | None, typer.Option(help="A labels.json with the SNOMED code of each label, for DICOM SEG.")
     ] = None,
     num_parts: Annotated[int, typer.Option(min=1, help="Split a batch into so many processes …")] = 1,
     part_id: Annotated[int, typer.Option(min=0, help="… of which this is number, from 0.")] = 0,
@@ -50,13 +61,22 @@ def segment_command(
     screen = Screen(verbose, quiet, as_json)
     from amsam_cli import batch
     from amsam_cli.io import find_cases
+    from amsam_cli.io.dicom.codes import read_codes
 
-    found = find_cases(scans)
+    found = find_cases(scans, series=series)
     is_batch = found[0].path != scans
     destination = batch.Destination.parse(output, format=format, is_batch=is_batch)
     cases = batch.part_of(found, count=num_parts, index=part_id)
     engine = batch.Engine.load(adapter, device=device, model=model, memory_model=memory_model)
-    options = batch.Options(seed, preview, statistics, overwrite, argv=tuple(context.obj))
+    options = batch.Options(
+        seed,
+        preview,
+        statistics,
+        overwrite,
+        argv=tuple(context.obj),
+        probabilities=save_probabilities,
+        codes=read_codes(codes) if codes else {},
+    )
     with screen.progress() as on_step:
         outcomes = list(batch.run(cases, engine, destination, options, isolate=is_batch, on_step=on_step))
     _print_outcomes(outcomes, screen)

@@ -26,14 +26,15 @@ SUFFIXES: dict[str, FileFormat] = {
     ".tiff": "image",
     ".dcm": "dicom",
     ".ima": "dicom",
+    ".zip": "dicom",
 }
 
-READABLE = "NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MHA (.mha, .mhd), a DICOM folder, or PNG, JPEG, TIFF"
+READABLE = "NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MHA (.mha, .mhd), a DICOM folder or zip, or PNG, JPEG, TIFF"
 
+PROBABILITIES = ".probabilities"
 _SIDECARS = (".json", ".preview.png", ".html")
 
 _REFUSED = {
-    ".zip": "Unpack it and give the folder.",
     ".hdr": "Analyze files do not say which side is left; convert it to NIfTI from the original DICOM.",
     ".img": "Analyze files do not say which side is left; convert it to NIfTI from the original DICOM.",
 }
@@ -60,14 +61,15 @@ def stem_of(path: Path) -> str:
 
 def is_sidecar(path: Path) -> bool:
     """Return whether `path` is named like what amsam leaves beside a mask, or is hidden."""
-    return path.name.startswith(".") or path.name.lower().endswith(_SIDECARS)
+    name = path.name.lower()
+    return name.startswith(".") or name.endswith(_SIDECARS) or f"{PROBABILITIES}." in name
 
 
 def is_dicom(path: Path) -> bool:
     """Return whether `path` is a DICOM image file: by suffix, else by the mark at byte 128, as many have no suffix."""
     known = SUFFIXES.get(suffix_of(path))
     if known or path.name.upper() == "DICOMDIR" or not path.is_file():
-        return known == "dicom" and path.is_file()
+        return known == "dicom" and path.is_file() and path.suffix.lower() != ".zip"
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from amsam_cli.errors import InputError
 from amsam_cli.io.cases import is_scan
-from amsam_cli.io.dicom import patient_id
+from amsam_cli.io.dicom.references import annotations_in, find_drawn
+from amsam_cli.io.dicom.stack import patient_id
 from amsam_cli.io.formats import READABLE, dicom_files, format_of, is_dicom, stem_of
 
 _IMAGE_MARK = re.compile(r"[._](0000|image|img|scan)$", re.IGNORECASE)
@@ -32,11 +33,13 @@ class Pair:
         image: a file, or the folder of a DICOM series.
         labels: the file with its label map.
         patient: whose it is; pairs of one patient never validate each other.
+        series: which DICOM series of the folder is the image, by number, UID or its end; None if there is but one.
     """
 
     image: Path
     labels: Path
     patient: str
+    series: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,20 +50,36 @@ class Dataset:
     names: dict[int, str]
 
 
-def find_pairs(labels: Path, images: Path | None = None, *, group: str | None = None) -> list[Pair]:
+def find_pairs(
+    labels: Path, images: Path | None = None, *, group: str | None = None, series: str | None = None
+) -> list[Pair]:
     """Return every label file of `labels` with its image, sorted by name.
+
+    DICOM annotations say themselves which series they were drawn on; everything else goes by names.
 
     Args:
         labels: a folder as `amsam adapt` takes it, or one label file.
         images: the folder of images, or one image.
         group: regular expression for the part of an image's file name that is the patient (its first group if it has
             one); None takes the DICOM patient, else the case's name.
+        series: which of several DICOM series in an image folder.
 
     Raises:
         InputError: no pair, a label file without an image, two images for one, or a `group` that does not fit.
     """
-    found = _find(Path(labels), Path(images) if images else None)
-    return [Pair(image, mask, patient_of(image, group)) for image, mask in found]
+    labels, images = Path(labels), Path(images) if images else None
+    annotations = annotations_in(labels)
+    if annotations:
+        places = [images] if images else [labels, *_around(labels)]
+        drawn = find_drawn(annotations, places)
+        return [Pair(each.image, each.labels, patient_of(each.image, group), each.series) for each in drawn]
+    return [Pair(image, mask, patient_of(image, group), series) for image, mask in _find(labels, images)]
+
+
+def _around(labels: Path) -> list[Path]:
+    """Return the folders beside DICOM annotations in which their images may be."""
+    parent = labels.resolve().parent
+    return [parent] if labels.is_file() else [place for place in (parent / "images", parent) if place.is_dir()]
 
 
 def _find(labels: Path, images: Path | None) -> list[tuple[Path, Path]]:

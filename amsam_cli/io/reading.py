@@ -6,6 +6,7 @@ which reader is for which format, not how any format works.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +22,10 @@ from numpy.typing import NDArray
 from amsam_cli.errors import InputError
 from amsam_cli.io import names as label_names
 from amsam_cli.io.axes import axis_order, checked_geometry, plane_of_volume
-from amsam_cli.io.dicom import DicomSeriesReader, dicom_grid
+from amsam_cli.io.dicom.contours import ContourReader, is_contours
+from amsam_cli.io.dicom.files import is_annotation
+from amsam_cli.io.dicom.segmentation import SegmentationReader, is_segmentation
+from amsam_cli.io.dicom.stack import DicomSeriesReader, dicom_grid
 from amsam_cli.io.formats import SUFFIXES, format_of, suffix_of
 from amsam_cli.io.readers import (
     LABEL_NAMES,
@@ -35,7 +39,10 @@ from amsam_cli.io.readers import (
     open_nifti,
     open_picture,
 )
+from amsam_cli.io.regrid import Placed, joined, place
 from amsam_cli.volume import FileFormat, Geometry, LabelMap, Plane, Source, Volume
+
+_log = logging.getLogger(__name__)
 
 HIGHEST_LABEL = int(np.iinfo(np.uint16).max)
 
@@ -55,18 +62,20 @@ class Stored:
     names: Mapping[int, str]
 
 
-def read_volume(path: Path, plane: Plane | None = None) -> Volume:
+def read_volume(path: Path, plane: Plane | None = None, *, series: str | None = None) -> Volume:
     """Return a scan as (C, D, H, W) in the canonical orientation of `plane`.
 
     Args:
-        path: NIfTI, NRRD, MHA or a DICOM folder; a PNG, JPEG or TIFF becomes one slice in pixels, whatever the plane.
+        path: NIfTI, NRRD, MHA, a DICOM folder or zip; a PNG, JPEG or TIFF becomes one slice in pixels, whatever the
+            plane.
         plane: how to slice; None takes the coarsest axis, else the file's third.
+        series: which of several DICOM series, by number, UID or the end of the UID.
 
     Raises:
         InputError: missing, damaged, of unknown format, more than one volume, or a value is NaN or infinite.
         GeometryError: the header places voxels nowhere.
     """
-    stored = read_stored(path)
+    stored = read_stored(path, series=series)
     source = _ordered(stored.source, plane or plane_of_volume(stored.source.geometry))
     data = np.ascontiguousarray(np.stack([source.order.apply(channel) for channel in stored.data]), dtype=np.float32)
     low, high = float(data.min()), float(data.max())
@@ -79,17 +88,34 @@ def read_volume(path: Path, plane: Plane | None = None) -> Volume:
     return Volume(data, source.order.apply_to(source.geometry), (low, high), source)
 
 
-def read_labels(path: Path, plane: Plane, names: Mapping[int, str] | None = None) -> LabelMap:
+def read_labels(
+    path: Path, plane: Plane, names: Mapping[int, str] | None = None, *, on: Geometry | None = None
+) -> LabelMap:
     """Return a label map as (D, H, W) uint16 in the canonical orientation of `plane`.
 
     A picture that holds only 0 and 255 counts as 0 and 1. Names come from `names`, else from the header, else they are
     `label_1` and so on, for every value that occurs.
 
+    Args:
+        path: any format of scans, a DICOM SEG, or, with `on`, an RTSTRUCT.
+        plane: how to slice.
+        names: label value -> name.
+        on: the image's grid in file axes, on which labels of another grid are then brought; None keeps their own.
+
     Raises:
         InputError: missing, damaged, of unknown format, or not whole numbers from 0 to 65535 in one channel.
-        GeometryError: the header places voxels nowhere.
+        GeometryError: the header places voxels nowhere, or not where the image is.
     """
-    stored, values = read_stored_labels(path)
+    stored, placed = placed_labels(Path(path), on)
+    if placed.remark:
+        _log.warning("Mask '%s' %s", Path(path).name, placed.remark)
+    return oriented_labels(stored, placed.values, plane, names)
+
+
+def oriented_labels(
+    stored: Stored, values: NDArray[np.uint16], plane: Plane, names: Mapping[int, str] | None = None
+) -> LabelMap:
+    """Return values (I, J, K) on the grid of `stored` as a label map in the canonical orientation of `plane`."""
     order = axis_order(stored.source.geometry, plane)
     known = {**stored.names, **(names or {})}
     named = {value: known.get(value, f"label_{value}") for value in occurring_values(values)}
@@ -97,16 +123,77 @@ def read_labels(path: Path, plane: Plane, names: Mapping[int, str] | None = None
     return LabelMap(data, order.apply_to(stored.source.geometry), {**known, **named})
 
 
-def read_stored_labels(path: Path) -> tuple[Stored, NDArray[np.uint16]]:
-    """Return a label file's content and its values (I, J, K) as whole numbers, axes as in the file."""
-    stored = read_stored(path, palette_as_values=True)
+def read_label_pair(first: Path, second: Path, plane: Plane) -> tuple[LabelMap, LabelMap]:
+    """Return two label maps that are to be compared.
+
+    A DICOM annotation holds but the slices that show something, and numbers its structures as it likes: it is brought
+    onto the grid of the other, and takes the other's value for a structure of the same name. Other files stay as they
+    are.
+
+    Raises:
+        InputError: a file is no label map, or both are contours.
+        GeometryError: they do not overlap in space.
+    """
+    paths = (Path(first), Path(second))
+    is_sparse = [format_of(path) == "dicom" and is_annotation(path) for path in paths]
+    on = _common_grid(*paths, is_sparse=(is_sparse[0], is_sparse[1])) if any(is_sparse) else None
+    one, other = (
+        read_labels(path, plane, on=on if sparse else None) for path, sparse in zip(paths, is_sparse, strict=True)
+    )
+    if is_sparse[0]:
+        return _valued_like(one, other), other
+    return one, _valued_like(other, one) if is_sparse[1] else other
+
+
+def _common_grid(first: Path, second: Path, *, is_sparse: tuple[bool, bool]) -> Geometry:
+    """Return the grid in file axes on which a pair with a DICOM annotation is compared."""
+    if not is_sparse[1]:
+        return read_grid(second)
+    if not is_sparse[0]:
+        return read_grid(first)
+    own = [read_stored(path, is_labels=True).source.geometry for path in (first, second) if not is_contours(path)]
+    if not own:
+        raise InputError(
+            f"'{first.name}' and '{second.name}' are contour sets (RTSTRUCT), which have no voxels.",
+            "Evaluate contours against a mask on the grid of the images.",
+        )
+    return joined(own[0], own[1]) if len(own) == 2 else own[0]
+
+
+def _valued_like(labels: LabelMap, other: LabelMap) -> LabelMap:
+    """Return labels with the values that `other` has for structures of the same name."""
+    known = {name.casefold(): value for value, name in other.names.items()}
+    values = {value: known.get(name.casefold(), value) for value, name in labels.names.items()}
+    if len(set(values.values())) < len(values):  # another structure has that value already
+        return labels
+    table = np.arange(HIGHEST_LABEL + 1, dtype=np.uint16)
+    table[list(values)] = list(values.values())
+    names = {values[value]: name for value, name in labels.names.items()}
+    return LabelMap(table[labels.data], labels.geometry, names)
+
+
+def placed_labels(path: Path, on: Geometry | None) -> tuple[Stored, Placed]:
+    """Return a label file's content, its grid replaced by `on`, and its values there with what is to be said of it."""
+    stored = read_stored(path, labels_on=on, is_labels=True)
+    values = _label_values(stored, path)
+    if on is None:
+        return stored, Placed(values)
+    own = stored.source
+    placed = place(values, own.geometry, on, name=path.name)
+    if placed.is_exact and own.format == "dicom":  # a SEG holds but the slices that show something
+        placed = replace(placed, remark="")
+    return replace(stored, source=replace(own, geometry=on)), placed
+
+
+def _label_values(stored: Stored, path: Path) -> NDArray[np.uint16]:
+    """Return the one channel of a label file as whole numbers."""
     first = stored.data[0]
     if any(not np.array_equal(channel, first) for channel in stored.data[1:]):
         raise InputError(
             f"Mask '{path}' is in colours; expected one channel that holds the label values.",
             "Save it as a grey-value PNG with 0 for background and 1, 2, … for the labels.",
         )
-    return stored, _whole_numbers(first, path)
+    return _whole_numbers(first, path)
 
 
 def occurring_values(values: NDArray[np.uint16]) -> tuple[int, ...]:
@@ -152,25 +239,36 @@ def _as_labels(values: NDArray[np.uint16], path: Path) -> NDArray[np.uint16]:
     return values
 
 
-def read_stored(path: Path, *, palette_as_values: bool = False) -> Stored:
-    """Return a file's content with axes as in the file, read through MONAI's LoadImage."""
+def read_stored(
+    path: Path, *, series: str | None = None, is_labels: bool = False, labels_on: Geometry | None = None
+) -> Stored:
+    """Return a file's content with axes as in the file, read through MONAI's LoadImage.
+
+    Args:
+        path: the file, folder or archive.
+        series: which of several DICOM series.
+        is_labels: whether it holds labels, not grey values.
+        labels_on: the grid that contours are filled on; other labels keep their own.
+    """
     path = Path(path)
     family = format_of(path)
-    image = _loader()(path, reader=_reader(family, palette_as_values=palette_as_values))
+    reader = _label_reader(path, family, labels_on) if is_labels else _reader(family, series)
+    image = _loader()(path, reader=reader)
     voxels = np.asarray(image.array)
-    modality = str(image.meta.get("modality", ""))
+    modality, series_uid = str(image.meta.get("modality", "")), str(image.meta.get("series", ""))
+    names = label_names.from_text(str(image.meta.get(LABEL_NAMES, "")))
     if family == "image" or image.meta.get("unit") == "px":
         width, height = voxels.shape[:2]
         data = np.moveaxis(voxels.reshape(width, height, -1), (2, 1, 0), (0, 1, 2))[:, None]
-        return Stored(data, Source(path, family, Geometry.of_picture(height, width), modality=modality), {})
-    i, j, k = (*voxels.shape, 1, 1)[:3]
-    data = np.moveaxis(voxels.reshape(i, j, k, -1), -1, 0)
-    geometry = checked_geometry((i, j, k), image.affine.numpy(), str(path))
-    names = label_names.from_text(str(image.meta.get(LABEL_NAMES, "")))
-    return Stored(data, Source(path, family, geometry, modality=modality), names)
+        geometry = Geometry.of_picture(height, width)
+    else:
+        i, j, k = (*voxels.shape, 1, 1)[:3]
+        data = np.moveaxis(voxels.reshape(i, j, k, -1), -1, 0)
+        geometry = checked_geometry((i, j, k), image.affine.numpy(), str(path))
+    return Stored(data, Source(path, family, geometry, modality=modality, series=series_uid), names)
 
 
-def read_grid(path: Path) -> Geometry:
+def read_grid(path: Path, *, series: str | None = None) -> Geometry:
     """Return the grid of a scan in file axes, from its header alone."""
     path = Path(path)
     family = format_of(path)
@@ -180,17 +278,32 @@ def read_grid(path: Path) -> Geometry:
         with open_picture(path) as picture:
             return Geometry.of_picture(picture.height, picture.width)
     if family == "dicom":
-        return dicom_grid(path)
+        return dicom_grid(path, series)
     grid = itk_geometry(open_itk(path))
     return checked_geometry(grid.shape, grid.affine, str(path))
 
 
-def _reader(family: FileFormat, *, palette_as_values: bool) -> ImageReader:
+def _reader(family: FileFormat, series: str | None = None) -> ImageReader:
     if family == "nifti":
         return NiftiReader()
     if family == "image":
-        return PictureReader(palette_as_values=palette_as_values)
-    return DicomSeriesReader() if family == "dicom" else ItkReader()
+        return PictureReader()
+    return DicomSeriesReader(series=series) if family == "dicom" else ItkReader()
+
+
+def _label_reader(path: Path, family: FileFormat, grid: Geometry | None) -> ImageReader:
+    if family == "image":
+        return PictureReader(palette_as_values=True)
+    if family == "dicom" and is_segmentation(path):
+        return SegmentationReader()
+    if family == "dicom" and is_contours(path):
+        if grid is None:
+            raise InputError(
+                f"'{path.name}' is a contour set (RTSTRUCT), which has no voxels of its own.",
+                "Give it beside its images, or against a mask on their grid.",
+            )
+        return ContourReader(grid)
+    return _reader(family)
 
 
 @cache

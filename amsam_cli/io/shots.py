@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -10,34 +11,46 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from amsam_cli.errors import GeometryError, InputError
+from amsam_cli.errors import InputError
 from amsam_cli.io.axes import axis_order, plane_of_axis, plane_of_volume, sparse_axis
+from amsam_cli.io.gate import Finding, check_doubles, check_grid, refuse_fatal
 from amsam_cli.io.pairs import Pair, find_pairs, read_dataset
 from amsam_cli.io.reading import (
     HIGHEST_LABEL,
     occurring_values,
+    oriented_labels,
+    placed_labels,
     read_grid,
-    read_labels,
-    read_stored_labels,
     read_volume,
 )
 from amsam_cli.volume import Geometry, LabelMap, Plane, Shot, Volume
+
+_log = logging.getLogger(__name__)
 
 
 class Scans:
     """Reads scans and label maps in one plane, and keeps the latest few, as shots of one scan come together."""
 
     def __init__(self, plane: Plane, names: Mapping[int, str]) -> None:
-        self._volume = lru_cache(maxsize=2)(partial(read_volume, plane=plane))
-        self._labels = lru_cache(maxsize=2)(partial(read_labels, plane=plane, names=names))
+        self._plane, self._names = plane, names
+        self._volume = lru_cache(maxsize=2)(self._read_volume)
+        self._labels = lru_cache(maxsize=2)(self._read_labels)
 
     def volume(self, pair: Pair) -> Volume:
         """Return the whole scan of `pair`."""
-        return self._volume(pair.image)
+        return self._volume(pair)
 
     def labels(self, pair: Pair) -> LabelMap:
-        """Return the whole label map of `pair`."""
-        return self._labels(pair.labels)
+        """Return the whole label map of `pair`, on the grid of its scan."""
+        return self._labels(pair)
+
+    def _read_volume(self, pair: Pair) -> Volume:
+        return read_volume(pair.image, self._plane, series=pair.series)
+
+    def _read_labels(self, pair: Pair) -> LabelMap:
+        grid = read_grid(pair.image, series=pair.series)
+        stored, placed = placed_labels(pair.labels, grid)
+        return oriented_labels(stored, placed.values, self._plane, self._names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +84,8 @@ class Candidate:
 
         Raises:
             InputError: the image cannot be read.
-            GeometryError: image and labels do not lie on one grid.
         """
         volume, labels = self.scans.volume(self.pair), self.scans.labels(self.pair)
-        check_grids(self.pair, volume.geometry, labels.geometry)
         whole = partial(self.scans.volume, self.pair)
         here = volume.slice(self.index), labels.slice(self.index)
         return Shot(*here, whole, self.origin, self.pair.patient, self.position)
@@ -86,15 +97,13 @@ class Survey:
 
     Attributes:
         pair: the file and its image.
-        grid: the labels' grid, file axes.
-        image_grid: the image's, in its own file axes; the same voxels, perhaps stored another way round.
+        grid: the image's grid, file axes, on which the labels were brought.
         values: label values that occur, ascending.
         pixels: per file axis (L, n) int, the pixels of each label in each slice across it.
     """
 
     pair: Pair
     grid: Geometry
-    image_grid: Geometry
     values: tuple[int, ...]
     pixels: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
@@ -105,6 +114,58 @@ class Survey:
         if axis is None:
             return False, plane_of_volume(self.grid)
         return True, plane_of_axis(self.grid, axis)
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """What a folder of label files offers to learn from.
+
+    Attributes:
+        candidates: every annotated slice that can be used, by case and then from the first slice to the last.
+        pairs: every image with its label file, those that cannot be used included.
+        findings: what is wrong with which file.
+    """
+
+    candidates: tuple[Candidate, ...]
+    pairs: tuple[Pair, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether every file can be used and a slice is annotated."""
+        return bool(self.candidates) and not any(finding.is_fatal for finding in self.findings)
+
+    def usable(self) -> list[Candidate]:
+        """Return the candidates, if every file can be used.
+
+        Raises:
+            InputError: a file cannot, or no slice is annotated.
+        """
+        refuse_fatal(self.findings, files=len(self.pairs))
+        if not self.candidates:
+            first = self.findings[0]
+            raise InputError(f"'{first.file}' {first.problem}.", first.advice)
+        return list(self.candidates)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How to look for annotated slices.
+
+    Attributes:
+        plane: how to slice; None decides from sparse labels, else from spacing, once for the whole set.
+        group: regular expression for the patient in an image's file name.
+        series: which of several DICOM series in an image folder.
+        names: label names that win over those of headers and of `dataset.json`.
+    """
+
+    plane: Plane | None = None
+    group: str | None = None
+    series: str | None = None
+    names: Mapping[int, str] = field(default_factory=dict)
+
+
+AS_FOUND = Wanted()
 
 
 def find_shots(
@@ -125,29 +186,55 @@ def find_shots(
         names: label names that win over those of headers and of `dataset.json`.
 
     Raises:
-        InputError: no pairs, a file that cannot be read, an empty label file, or a set in more than one plane.
-        GeometryError: an image and its labels do not lie on one grid.
+        InputError: no pairs, a file that cannot be read, nothing annotated, or a set in more than one plane.
+        GeometryError: an image and its labels do not overlap in space.
     """
-    pairs = find_pairs(labels, images, group=group)
-    surveys = [_survey(pair) for pair in pairs]
-    plane = plane or _common_plane(surveys)
+    found = inspect_shots(labels, images, Wanted(plane, group, names=names or {}))
+    for finding in found.findings:
+        if not finding.is_fatal:
+            _log.warning("%s", finding)
+    return found.usable()
+
+
+def inspect_shots(labels: Path, images: Path | None = None, wanted: Wanted = AS_FOUND) -> Collection:
+    """Return every annotated slice of a set, and what is wrong with which of its files.
+
+    Raises:
+        InputError: no pairs, or a set in more than one plane.
+    """
+    pairs = find_pairs(labels, images, group=wanted.group, series=wanted.series)
+    surveys, findings = [], check_doubles([(pair.image, pair.patient) for pair in pairs])
+    for pair in pairs:
+        try:
+            survey, remarks = _survey(pair)
+        except InputError as err:
+            findings.append(Finding.of_error(pair.labels.name, err))
+            continue
+        findings += remarks
+        if survey.values:
+            surveys.append(survey)
+    plane = wanted.plane or _common_plane(surveys)
     dataset = read_dataset(Path(labels))
-    scans = Scans(plane, {**(dataset.names if dataset else {}), **(names or {})})
-    return [candidate for survey in surveys for candidate in _candidates(survey, plane, scans)]
+    scans = Scans(plane, {**(dataset.names if dataset else {}), **wanted.names})
+    for survey in surveys:
+        findings += check_grid(survey.pair.image.name, survey.grid, axis=axis_order(survey.grid, plane).axes[0])
+    candidates = [candidate for survey in surveys for candidate in _candidates(survey, plane, scans)]
+    return Collection(tuple(candidates), tuple(pairs), tuple(findings))
 
 
-def _survey(pair: Pair) -> Survey:
-    """Return what the label file of `pair` holds, having checked that it lies on its image."""
-    stored, values = read_stored_labels(pair.labels)
-    grid = stored.source.geometry
-    image_grid = read_grid(pair.image)
-    _check_stored_grids(pair, image_grid, grid)
-    found = occurring_values(values)
+def _survey(pair: Pair) -> tuple[Survey, list[Finding]]:
+    """Return what the label file of `pair` holds, on the grid of its image, and what is odd about it."""
+    grid = read_grid(pair.image, series=pair.series)
+    _, placed = placed_labels(pair.labels, grid)
+    found = occurring_values(placed.values)
+    remarks = []
+    if placed.remark:
+        remarks.append(Finding(pair.labels.name, placed.remark, "Check the pair, and look at the result."))
     if not found:
-        raise InputError(
-            f"Label file '{pair.labels}' is empty: no voxel holds a label.", "Annotate a slice of it, or remove it."
+        remarks.append(
+            Finding(pair.labels.name, "is empty: no voxel holds a label", "Annotate a slice of it, or remove it.")
         )
-    return Survey(pair, grid, image_grid, found, _pixels(values, found))
+    return Survey(pair, grid, found, _pixels(placed.values, found)), remarks
 
 
 def _pixels(
@@ -165,27 +252,6 @@ def _pixels(
         across_j += np.bincount(row * j + jj, minlength=across_j.size).reshape(across_j.shape)
         across_k += np.bincount(row * k + kk, minlength=across_k.size).reshape(across_k.shape)
     return across_i, across_j, across_k
-
-
-def _check_stored_grids(pair: Pair, image: Geometry, labels: Geometry) -> None:
-    """Compare two grids in one orientation, as a mask may be stored in other axes than its image."""
-    plane: Plane = "axial"
-    check_grids(pair, axis_order(image, plane).apply_to(image), axis_order(labels, plane).apply_to(labels))
-
-
-def check_grids(pair: Pair, image: Geometry, labels: Geometry) -> None:
-    """Raise unless labels lie on the image: the same voxels at the same places.
-
-    Raises:
-        GeometryError: they do not.
-    """
-    hint = "amsam needs both on one grid; resample the mask, or check the pairing with --dry-run."
-    mask, scan = f"Mask '{pair.labels.name}'", f"its image '{pair.image.name}'"
-    if labels.shape != image.shape:
-        raise GeometryError(f"{mask} has shape {labels.shape} but {scan} has {image.shape}.", hint)
-    if not labels.matches(image):
-        apart = float(np.abs(labels.corners() - image.corners()).max())
-        raise GeometryError(f"{mask} lies up to {apart:.3g} mm away from {scan}.", hint)
 
 
 def _common_plane(surveys: Sequence[Survey]) -> Plane:
@@ -220,10 +286,10 @@ def _candidates(survey: Survey, plane: Plane, scans: Scans) -> list[Candidate]:
 def _origin(survey: Survey, plane: Plane, index: int) -> str:
     """Return the slice's name: the image file and the index in that file's own order."""
     name = survey.pair.image.name
-    if survey.image_grid.unit == "px":
+    if survey.grid.unit == "px":
         return name
-    order = axis_order(survey.image_grid, plane)
-    return f"{name}:{order.stored_index(index, survey.image_grid.shape[order.axes[0]])}"
+    order = axis_order(survey.grid, plane)
+    return f"{name}:{order.stored_index(index, survey.grid.shape[order.axes[0]])}"
 
 
 def read_slice_list(file: Path, candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -5,19 +5,19 @@ Knows which writer is for which suffix, not how any format works.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.data import ImageWriter, PILWriter
 from monai.transforms import SaveImage
 from numpy.typing import DTypeLike, NDArray
 
 from amsam_cli.errors import AmsamError, GeometryError, InputError, ResourceError
 from amsam_cli.io import names as label_names
 from amsam_cli.io.atomic import atomic_path
+from amsam_cli.io.dicom.writer import AUTHOR, Author, SegmentationWriter
 from amsam_cli.io.formats import suffix_of
 from amsam_cli.io.readers import LABEL_NAMES, NiftiReader
 from amsam_cli.io.writers import ItkWriter, NiftiWriter
@@ -29,13 +29,15 @@ _PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
-def write_labels(labels: LabelMap, path: Path, *, like: Source) -> None:
+def write_labels(labels: LabelMap, path: Path, *, like: Source, author: Author | None = None) -> None:
     """Write a label map on the grid, in the axes and with the orientation of the file it was made from.
 
     Args:
         labels: (D, H, W), as `read_volume` oriented the scan.
-        path: .nii.gz, .nii, .nrrd, .mha, or .png for a picture. Appears whole or not at all.
+        path: .nii.gz, .nii, .nrrd, .mha, .dcm for the SEG of a DICOM series, or .png for a picture. Appears whole or
+            not at all.
         like: the scan's source. Values become uint8, or uint16 above 255; names travel in the header.
+        author: who found the labels and what they are, for a SEG.
 
     Raises:
         GeometryError: the labels do not lie on the scan's grid.
@@ -50,8 +52,37 @@ def write_labels(labels: LabelMap, path: Path, *, like: Source) -> None:
             "Segment the scan that the mask is written for.",
         )
     dtype = np.uint8 if int(labels.data.max(initial=0)) <= np.iinfo(np.uint8).max else np.uint16
-    meta = {**_place_of(like), LABEL_NAMES: label_names.to_text(labels.names)}
+    meta = {**_place_of(like), LABEL_NAMES: label_names.to_text(labels.names), AUTHOR: author}
     _write(like.order.undo(labels.data)[None], path, like.geometry, dtype=dtype, meta=meta)
+
+
+def write_probabilities(
+    probabilities: Mapping[int, NDArray[np.float16]],
+    names: Mapping[int, str],
+    path: Path,
+    *,
+    like: Source,
+    author: Author | None = None,
+) -> None:
+    """Write the probability of each label at each voxel, a channel per label by ascending value.
+
+    Args:
+        probabilities: label value -> (D, H, W) float16. No format but DICOM's holds 16-bit fractions, so these are
+            stored as float32, whose last bits are zero and compress away.
+        names: label value -> name.
+        path: .nii.gz, .nii, .nrrd, .mha, or .dcm for a fractional SEG. Appears whole or not at all.
+        like: the scan's source.
+        author: who found the labels and what they are, for a SEG.
+
+    Raises:
+        InputError: a format that amsam does not write, or a place that it may not write to.
+        ResourceError: the disk is full.
+    """
+    path, values = Path(path), sorted(probabilities)
+    stored = np.stack([like.order.undo(probabilities[value]) for value in values])
+    known = {value: names[value] for value in values}
+    meta = {**_place_of(like), LABEL_NAMES: label_names.to_text(known), AUTHOR: author}
+    _write(stored, path, like.geometry, dtype=np.float32, meta=meta)
 
 
 def write_volume(volume: Volume, path: Path) -> None:
@@ -65,11 +96,15 @@ def write_volume(volume: Volume, path: Path) -> None:
         InputError: a format that cannot hold it, or a place that it may not write to.
         ResourceError: the disk is full.
     """
-    source = volume.source
+    path, source = Path(path), volume.source
+    if suffix_of(path) == ".dcm" or (len(volume.data) > 1 and suffix_of(path) in VOLUME_SUFFIXES):
+        raise InputError(
+            f"'{path}' cannot hold a scan of {len(volume.data)} channels.", "Use .nii.gz, or .png for colours."
+        )
     order = source.order if source else _picture_order() if volume.is_picture else _slices_last()
     stored = np.stack([order.undo(channel) for channel in volume.data])
     geometry = source.geometry if source else _undone(volume.geometry, order)
-    _write(stored, Path(path), geometry, dtype=_dtype_for(volume), meta=_place_of(source) if source else {})
+    _write(stored, path, geometry, dtype=_dtype_for(volume), meta=_place_of(source) if source else {})
 
 
 def _slices_last() -> AxisOrder:
@@ -99,14 +134,16 @@ def _dtype_for(volume: Volume) -> DTypeLike:
 
 
 def _place_of(source: Source) -> Mapping[str, Any]:
-    """Return the header fields of a NIfTI file that place it, or nothing if it is no NIfTI or no longer there."""
+    """Return what of the input's header places it: NIfTI's own fields, or which DICOM series it is."""
+    if source.format == "dicom":
+        return {"filename_or_obj": str(source.path), "series": source.series}
     if source.format != "nifti":
         return {}
     try:
         reader = NiftiReader()
         return dict(reader._get_meta_dict(reader.read(source.path)))
     except AmsamError:
-        return {}
+        return {}  # no longer there
 
 
 def _write(stored: NDArray[Any], path: Path, geometry: Geometry, *, dtype: DTypeLike, meta: Mapping[str, Any]) -> None:
@@ -115,16 +152,27 @@ def _write(stored: NDArray[Any], path: Path, geometry: Geometry, *, dtype: DType
     if suffix == ".png":
         _write_picture(stored, path, dtype=dtype)
         return
+    if suffix == ".dcm":
+        _refuse_other_than_dicom(path, meta)
+        _save(stored, path, writer=SegmentationWriter, dtype=dtype, meta=meta)
+        return
     if suffix not in VOLUME_SUFFIXES:
         raise InputError(
-            f"'{path}' is of no format that amsam writes.", f"Use {', '.join(VOLUME_SUFFIXES)}, or .png for a picture."
+            f"'{path}' is of no format that amsam writes.",
+            f"Use {', '.join(VOLUME_SUFFIXES)}, .dcm for DICOM series, or .png for a picture.",
         )
-    if len(stored) != 1:
-        raise InputError(f"'{path}' cannot hold {len(stored)} channels.", "Write a picture in colours as .png.")
     if geometry.unit == "px":  # (1, H, W) -> (W, H, 1)
         stored, geometry = np.swapaxes(stored, 1, 3), Geometry(geometry.shape[::-1], _PICTURE_AFFINE)
     writer = NiftiWriter if suffix.startswith(".nii") else ItkWriter
     _save(stored, path, writer=writer, dtype=dtype, meta={**meta, "affine": geometry.affine})
+
+
+def _refuse_other_than_dicom(path: Path, meta: Mapping[str, Any]) -> None:
+    if "filename_or_obj" not in meta or "series" not in meta:
+        raise InputError(
+            f"'{path}' as DICOM SEG needs a DICOM series, but the scan is none.",
+            "Use .nii.gz, or give the DICOM folder as input.",
+        )
 
 
 def _write_picture(stored: NDArray[Any], path: Path, *, dtype: DTypeLike) -> None:
@@ -137,28 +185,47 @@ def _write_picture(stored: NDArray[Any], path: Path, *, dtype: DTypeLike) -> Non
             f"'{path}' cannot hold these values: {channels} channels of {np.dtype(dtype).name}.",
             "PNG holds whole numbers from 0 to 65535, or three channels from 0 to 255; use .nii.gz.",
         )
-    _save(np.swapaxes(stored[:, 0], 1, 2), path, writer="PILWriter", dtype=dtype, meta={})
+    _save(np.swapaxes(stored[:, 0], 1, 2), path, writer=PILWriter, dtype=dtype, meta={})
 
 
 def _save(
-    array: NDArray[Any], path: Path, *, writer: type[NiftiWriter] | str, dtype: DTypeLike, meta: Mapping[str, Any]
+    array: NDArray[Any], path: Path, *, writer: type[ImageWriter], dtype: DTypeLike, meta: Mapping[str, Any]
 ) -> None:
     """Write (C, …) in MONAI's axes through MONAI's SaveImage."""
-    suffix = suffix_of(path)
+    suffix, told = suffix_of(path), list[Exception]()
     with atomic_path(path) as hidden:
         save = SaveImage(
-            output_ext=suffix, output_dtype=dtype, resample=False, print_log=False, writer=writer, separate_folder=False
+            output_ext=suffix,
+            output_dtype=dtype,
+            resample=False,
+            print_log=False,
+            writer=_telling(writer, told),
+            separate_folder=False,
         )
         try:
             save(array, meta_data=dict(meta), filename=str(hidden)[: -len(suffix)])
         except RuntimeError as err:
-            raise _cause(err, path, hidden) from err
+            raise _cause(told, err, path, hidden) from err
 
 
-def _cause(err: RuntimeError, path: Path, hidden: Path) -> Exception:
-    """Return what went wrong under SaveImage, which gives every error as the text of its traceback."""
-    number = re.findall(r"\[Errno (\d+)\]", str(err))
-    if number:
-        return OSError(int(number[-1]), os.strerror(int(number[-1])), str(hidden))
+def _telling(writer: type[ImageWriter], told: list[Exception]) -> type[ImageWriter]:
+    """Return a writer that notes what stops it; SaveImage would give nothing but the text of a traceback."""
+
+    class Telling(writer):  # type: ignore[misc]
+        def write(self, filename: str, verbose: bool = False, **kwargs: Any) -> None:
+            try:
+                super().write(filename, verbose=verbose, **kwargs)
+            except (AmsamError, OSError) as err:
+                told.append(err)
+                raise
+
+    return Telling
+
+
+def _cause(told: list[Exception], err: RuntimeError, path: Path, hidden: Path) -> Exception:
+    if told and isinstance(told[0], OSError) and told[0].filename is None:
+        return OSError(told[0].errno, told[0].strerror, str(hidden))
+    if told:
+        return told[0]
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     return ResourceError(f"'{path}' could not be written: {lines[-1][:200]}", "Check the disk, or give another output.")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import assert_two_lines
-from tests.conftest import save_balls, save_nifti
+from tests.conftest import AFFINE, save_balls, save_nifti
 from tests.scans import ball_scan
 
 
@@ -58,9 +58,10 @@ def no_images(folder: Path) -> None:
     save_nifti(folder / "case_0.nii.gz", ball_scan(0)[1].data.astype(np.uint8))
 
 
-def other_shape(folder: Path) -> None:
+def elsewhere(folder: Path) -> None:
     save_balls(folder, 0)
-    save_nifti(folder / "labels" / "case_0.nii.gz", np.ones((4, 48, 48), dtype=np.uint8))
+    far_away = AFFINE + np.array([[0, 0, 0, 900.0], [0] * 4, [0] * 4, [0] * 4])
+    save_nifti(folder / "labels" / "case_0.nii.gz", np.ones((9, 48, 48), dtype=np.uint8), far_away)
 
 
 def no_label(folder: Path) -> None:
@@ -83,7 +84,7 @@ def not_there(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [not_there, nothing_inside, no_images, other_shape, no_label, broken_labels, broken_image]
+    "make", [not_there, nothing_inside, no_images, elsewhere, no_label, broken_labels, broken_image]
 )
 def test_adapt_refuses_shots_that_cannot_be_used(amsam, toy, tmp_path, make):
     make(tmp_path / "bad")

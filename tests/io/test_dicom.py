@@ -109,7 +109,9 @@ def test_two_series_in_a_folder_are_listed(save_series: Save) -> None:
     other = save_series([(9, 9, 9)], folder="other")
     (other / "000.dcm").rename(folder / "x.dcm")
 
-    with pytest.raises(InputError, match=r"holds 2 series \(series 3: 3 files from '000\.dcm'; series 3: 1 files"):
+    with pytest.raises(
+        InputError, match=r"holds 2 series \(series 3: CT, 3 files from '000\.dcm', .*; series 3: CT, 1 files"
+    ):
         read_volume(folder)
 
 

@@ -27,9 +27,7 @@ def test_format_of_knows_dicom_without_a_suffix(save_series: Callable[..., Path]
     assert format_of(folder) == "dicom"
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"), [("a.zip", "Unpack"), ("a.hdr", "left"), ("a.txt", "reads NIfTI")], ids=["zip", "analyze", "text"]
-)
+@pytest.mark.parametrize(("name", "hint"), [("a.hdr", "left"), ("a.txt", "reads NIfTI")], ids=["analyze", "text"])
 def test_format_of_refuses_with_the_way_out(tmp_path: Path, name: str, hint: str) -> None:
     (tmp_path / name).write_text("hello")
 

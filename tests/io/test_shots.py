@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amsam_cli.errors import GeometryError, InputError
+from amsam_cli.errors import InputError
 from amsam_cli.io import find_shots, read_slice_list, read_volume
 from amsam_cli.io import shots as shots_module
 from amsam_cli.volume import Volume
@@ -54,9 +54,9 @@ def test_scan_is_read_once_for_all_of_its_slices(one_case: Path, monkeypatch: py
     read: list[Path] = []
     original = read_volume
 
-    def counted(path: Path, plane: object = None) -> Volume:
+    def counted(path: Path, plane: object = None, *, series: str | None = None) -> Volume:
         read.append(path)
-        return original(path, plane)  # type: ignore[arg-type]
+        return original(path, plane, series=series)  # type: ignore[arg-type]
 
     monkeypatch.setattr(shots_module, "read_volume", counted)
 
@@ -118,16 +118,18 @@ def test_find_shots_refuses_a_set_in_two_planes(save_nifti: Save, tmp_path: Path
         find_shots(tmp_path)
 
 
-def test_find_shots_refuses_a_mask_of_another_shape(save_nifti: Save, tmp_path: Path) -> None:
-    save_nifti("images/a.nii.gz", np.zeros((5, 6, 8), np.uint8))
-    save_nifti("labels/a_seg.nii.gz", np.ones((5, 6, 7), np.uint8))
+def test_find_shots_places_a_mask_of_another_shape_and_says_so(
+    save_nifti: Save, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_nifti("images/a.nii.gz", np.zeros((5, 6, 8), np.uint8), np.diag([1.0, 1.0, 2.0, 1.0]))
+    up = np.diag([1.0, 1.0, 2.0, 1.0])
+    up[2, 3] = 6.0  # drawn on slices 3 to 5 of the image
+    save_nifti("labels/a_seg.nii.gz", np.ones((5, 6, 3), np.uint8), up)
 
-    with pytest.raises(
-        GeometryError, match=r"Mask 'a_seg\.nii\.gz' has shape \(7, 6, 5\) but its image 'a\.nii\.gz' has \(8, 6, 5\)\."
-    ) as caught:
-        find_shots(tmp_path)
+    candidates = find_shots(tmp_path)
 
-    assert "--dry-run" in (caught.value.hint or "")
+    assert [candidate.origin for candidate in candidates] == [f"a.nii.gz:{k}" for k in (3, 4, 5)]
+    assert "covers another part of space" in caplog.text
 
 
 def test_find_shots_refuses_a_mask_elsewhere(save_nifti: Save, tmp_path: Path) -> None:
@@ -136,8 +138,10 @@ def test_find_shots_refuses_a_mask_elsewhere(save_nifti: Save, tmp_path: Path) -
     save_nifti("images/a.nii", np.zeros((5, 6, 7), np.uint8))
     save_nifti("labels/a.nii", np.ones((5, 6, 7), np.uint8), moved)
 
-    with pytest.raises(GeometryError, match=r"lies up to 12\.5 mm away"):
+    with pytest.raises(InputError, match=r"Mask 'a\.nii' and its image do not overlap") as caught:
         find_shots(tmp_path)
+
+    assert "--dry-run" in (caught.value.hint or "")
 
 
 def test_find_shots_accepts_a_mask_stored_in_other_axes(save_nifti: Save, tmp_path: Path) -> None:
