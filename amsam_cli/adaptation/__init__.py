@@ -18,12 +18,14 @@ from amsam_cli.adaptation.tuning import tune
 from amsam_cli.adapter import Adapter, AdapterConfig, Backbone, Record
 from amsam_cli.adapter.changes import attached
 from amsam_cli.errors import InputError
-from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, silent
+from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, at_side, silent
 from amsam_cli.volume import Shot
 
 __all__ = ["adapt", "choose"]
 
 FULL_STEPS = 150
+FULL_SIDE = 128
+"""Frame side at which every weight is tuned, and which the adapter works at."""
 FOLD_STEPS = 0.5
 """Share of the steps that a refit of the forecast takes, where all weights are tuned."""
 COLLAPSED = 0.2
@@ -102,12 +104,18 @@ def _decide(config: AdapterConfig, shots: int) -> AdapterConfig:
         config,
         tune=tuned,
         steps=usual if config.steps is None else config.steps,
+        side=config.side or (FULL_SIDE if tuned == "full" else None),
         bilevel=config.bilevel or "off",
     )
 
 
 def _learn(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
     """Return the adapter of these shots."""
+    with at_side(lesson.model, lesson.recipe.image_size):
+        return _learn_at_side(lesson, report, stage)
+
+
+def _learn_at_side(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
     scenes = tuple(explore(lesson, examples) for examples in lesson.kept if examples) if lesson.kept else ()
     learned = tune(lesson, scenes, report, stage)
     with attached(lesson.model, lesson.config, learned.changes):
@@ -116,8 +124,8 @@ def _learn(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
             for examples in lesson.examples()
         )
     return Adapter(
-        backbone=Backbone.of(lesson.model),
-        memory_backbone=Backbone.of(lesson.memory_model),
+        backbone=lesson.backbone,
+        memory_backbone=lesson.backbone if lesson.remembers_itself else Backbone.of(lesson.memory_model),
         labels=lesson.labels,
         recipe=lesson.recipe,
         config=lesson.config,

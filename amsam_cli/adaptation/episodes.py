@@ -108,8 +108,6 @@ class KeptEpisodes:
         frames = shot * self._views + view
         count = len(self._masks[scene])
         asked = prompts.spoil(self._scenes[scene].found.rows(label * count + frames), self._generator, drop=1 - ASKED)
-        if self._lesson.config.prompts == "none":
-            asked = Prompts.empty(len(label), device=asked.points.device)
         truth = self._masks[scene][frames, label][:, None]
         return KeptRows(frames, label, truth, self._donors(shot, label), asked, scene)
 

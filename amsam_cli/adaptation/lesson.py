@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from amsam_cli.adaptation.augmentation import augment
-from amsam_cli.adapter import AdapterConfig
+from amsam_cli.adapter import AdapterConfig, Backbone
 from amsam_cli.errors import InputError
-from amsam_cli.models.base import Embedding, MemoryModel, OnStep, PromptableModel
+from amsam_cli.models.base import Embedding, MemoryModel, OnStep, PromptableModel, at_side
 from amsam_cli.preprocess import Frames, Recipe, fit, zoom_window
 from amsam_cli.volume import Shot, Volume
 
@@ -83,6 +83,7 @@ class Lesson:
         stills: the shots, whole.
         zoomed: the shots at the recipe's zoom; empty where it has none.
         model: what is tuned.
+        backbone: its identity.
         memory_model: what carries masks through volumes; often the same.
         labels: value -> name, in the order of every L axis.
         recipe: how scans become frames.
@@ -93,6 +94,7 @@ class Lesson:
     stills: Sequence[Still]
     zoomed: Sequence[Still]
     model: PromptableModel
+    backbone: Backbone
     memory_model: MemoryModel
     labels: dict[int, str]
     recipe: Recipe
@@ -164,6 +166,17 @@ def prepare(
     Raises:
         InputError: no shot has a label.
     """
+    backbone = Backbone.of(model)
+    with at_side(model, config.side or model.image_size):
+        lesson = _stills(shots, (model, backbone), memory_model, config)
+        return lesson.encoded_once(report) if config.tune in ("lora", "decoder") else lesson
+
+
+def _stills(
+    shots: Sequence[Shot], named: tuple[PromptableModel, Backbone], memory_model: MemoryModel, config: AdapterConfig
+) -> Lesson:
+    """Return the shots as frames of the side the model works at."""
+    model, backbone = named
     labels = _labels_of(shots)
     first = shots[0].volume
     plane = None if first.is_picture else first.geometry.plane
@@ -175,8 +188,7 @@ def prepare(
         stills.append(stage.still(shot, config.seed + index))
         if recipe.zoom:
             zoomed.append(stage.still(shot, config.seed + index, zoom=recipe.zoom))
-    lesson = Lesson(stills, zoomed, model, memory_model, labels, recipe, config)
-    return lesson.encoded_once(report) if frozen else lesson
+    return Lesson(stills, zoomed, model, backbone, memory_model, labels, recipe, config)
 
 
 def _labels_of(shots: Sequence[Shot]) -> dict[int, str]:

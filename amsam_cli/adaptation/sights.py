@@ -96,6 +96,8 @@ def _leave_one_out_prompts(
     prior = torch.stack(by_shot)  # (K, A, L, h, w)
     masks = torch.stack([example.masks[0] for example in examples])
     rules = tuple(prompts.learn_rule(prior[:, 0, label], masks[:, label]) for label in range(len(lesson.labels)))
+    if lesson.config.prompts == "none":
+        rules = tuple(prompts.silent(rule) for rule in rules)
     found = [
         prompts.find_prompts(prior[:, :, label].flatten(0, 1), rule, lesson.model.image_size)
         for label, rule in enumerate(rules)

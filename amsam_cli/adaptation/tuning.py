@@ -1,7 +1,7 @@
 """Gradient steps: weights and prompts learn from the shots, on one level or two.
 
 Two regimes share one loop. Where the encoder is frozen, views are encoded once and LoRA learns by the published
-schedule. Where it is tuned, views are new in every step and encoded at half the frame side, which costs a quarter.
+schedule. Where it is tuned, views are new in every step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from amsam_cli.adaptation.sights import Scene
 from amsam_cli.adapter import Changes
 from amsam_cli.adapter.changes import Tuned, tuned
 from amsam_cli.methods.bilevel import Batch, Bilevel, Level, Schedule, poly, split
-from amsam_cli.models.base import OnStep, at_side
+from amsam_cli.models.base import OnStep
 
 PROMPT_RATE = 5e-3
 
@@ -34,7 +34,6 @@ class Regime:
         decay: their weight decay.
         clip: largest norm of their gradient; None leaves it alone.
         schedule: how rates fall.
-        share: frames in training against frames in use, by their side.
         recall: share of the steps that ask from memory too, where views are new.
     """
 
@@ -42,7 +41,6 @@ class Regime:
     decay: float
     clip: float | None
     schedule: Schedule
-    share: float = 1.0
     recall: float = 0.0
 
 
@@ -56,7 +54,7 @@ def warm_cosine(progress: float) -> float:
 
 
 FROZEN = Regime(rate=3e-3, decay=0.1, clip=None, schedule=poly)
-FRESH = Regime(rate=2e-3, decay=0.01, clip=1.0, schedule=warm_cosine, share=0.5)
+FRESH = Regime(rate=2e-3, decay=0.01, clip=1.0, schedule=warm_cosine)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,12 +93,11 @@ def tune(lesson: Lesson, scenes: tuple[Scene, ...], report: OnStep, stage: str) 
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         torch.manual_seed(config.seed)
         trained = stack.enter_context(tuned(model, config, config.tune))
-        with at_side(model, regime.share):
-            run = _Run(lesson, trained, dense, regime, report, stage)
-            if is_fresh:
-                run.descend(FreshEpisodes(lesson, recall=regime.recall))
-            else:
-                run.descend(KeptEpisodes(lesson, scenes))
+        run = _Run(lesson, trained, dense, regime, report, stage)
+        if is_fresh:
+            run.descend(FreshEpisodes(lesson, recall=regime.recall))
+        else:
+            run.descend(KeptEpisodes(lesson, scenes))
         counts = {**trained.counts, "prompts": dense.numel()}
         return Learned(trained.changes(), dense.detach().cpu(), counts)
 

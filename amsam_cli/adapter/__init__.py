@@ -24,7 +24,7 @@ from amsam_cli.adapter.config import AdapterConfig, Tune
 from amsam_cli.errors import AdapterError
 from amsam_cli.methods.prompts import PromptRule
 from amsam_cli.methods.pseudo_prompt import Prototypes
-from amsam_cli.models.base import Memory, PromptableModel
+from amsam_cli.models.base import Memory, PromptableModel, at_side
 from amsam_cli.preprocess import Recipe
 from amsam_cli.version import __version__
 
@@ -218,7 +218,7 @@ class Adapter:
             AdapterError: the adapter was made for another model.
         """
         _check_same(self.backbone, Backbone.of(model))
-        with attached(model, self.config, self.changes):
+        with at_side(model, self.recipe.image_size), attached(model, self.config, self.changes):
             yield
 
 

@@ -23,6 +23,7 @@ class AdapterConfig:
         forecast: whether to refit without each held-out patient to forecast the Dice on new ones.
         tune: "lora" in the decoder's attention (AM-SAM); "decoder": the rest of the decoder too (BLO-SAM);
             "encoder": LoRA in the encoder's layers as well; "full": every weight; None takes what did best.
+        side: of frames in pixels, for models whose weights fit every side; None decides by what is tuned.
         bilevel: whether prompts learn from other shots than weights do, and by which gradient.
         calibration: how the element-wise branch joins the mask; "off" leaves it out.
         prompts: whether slices are asked with a box and a click found automatically, or with the learned prompt alone.
@@ -34,6 +35,7 @@ class AdapterConfig:
     seed: int = 0
     forecast: bool = True
     tune: Tune | None = None
+    side: int | None = None
     bilevel: Order | None = None
     calibration: Combine | Literal["off"] = "sum"
     prompts: Literal["automatic", "none"] = "automatic"

@@ -12,6 +12,19 @@ from amsam_cli.errors import InputError
 AVAILABLE_METHODS: Mapping[str, str] = {
     "amsam": "amsam as a user gets it: adapted to the shots, then full segmentation",
     "amsam-in-context": "amsam without tuning (--steps 0): prompts and support memories only",
+    "amsam-lora": "ablation: LoRA in the decoder and learned prompts alone",
+    "amsam-lora-low": "the same at a third of its learning rate",
+    "amsam-lora-high": "the same at three times its learning rate",
+    "amsam-calibration": "ablation: LoRA and calibration",
+    "amsam-prompts": "ablation: LoRA, calibration, automatic prompts",
+    "amsam-bilevel": "ablation: all of these, on two levels of first order",
+    "amsam-unrolled": "ablation: all of these, on two levels, unrolled",
+    "amsam-true-box": "ablation: as amsam-prompts, but a person draws the true box on every slice",
+    "amsam-decoder": "ablation: the whole decoder tuned",
+    "amsam-encoder": "ablation: the decoder, and LoRA in the encoder",
+    "amsam-full": "ablation: every weight tuned",
+    "amsam-full-no-prompts": "ablation: every weight tuned, asked by the learned prompt alone",
+    "amsam-full-bilevel": "ablation: every weight tuned, on two levels of first order",
     "nnunet": "nnU-Net v2 from its own package, 2D, fold all, on the same annotated slices",
     "unet": "a residual MONAI U-Net trained from scratch on the shots, frames of 256 px",
     "unet-128": "the same U-Net on frames of 128 px",
@@ -30,6 +43,28 @@ _PLACES: Mapping[str, tuple[str, str]] = {
     "forest": ("forest", "PixelForest"),
     "persam": ("persam", "PrototypePrompts"),
     "sam2-box": ("human", "BoxOnOneSlice"),
+}
+_LORA: Mapping[str, Any] = {"tune": "lora", "bilevel": "off", "calibration": "off", "prompts": "none"}
+_CALIBRATED = {**_LORA, "calibration": "sum"}
+_PROMPTED = {**_CALIBRATED, "prompts": "automatic"}
+_FULL: Mapping[str, Any] = {"tune": "full", "bilevel": "off"}
+# What differs from the configuration a user gets.
+_OURS: Mapping[str, Mapping[str, Any]] = {
+    "amsam": {},
+    "amsam-in-context": {"steps": 0},
+    "amsam-lora": _LORA,
+    "amsam-lora-low": {**_LORA, "learning_rate": 1e-3},
+    "amsam-lora-high": {**_LORA, "learning_rate": 1e-2},
+    "amsam-calibration": _CALIBRATED,
+    "amsam-prompts": _PROMPTED,
+    "amsam-bilevel": {**_PROMPTED, "bilevel": "first"},
+    "amsam-unrolled": {**_PROMPTED, "bilevel": "unrolled"},
+    "amsam-true-box": _PROMPTED,
+    "amsam-decoder": {**_PROMPTED, "tune": "decoder"},
+    "amsam-encoder": {**_PROMPTED, "tune": "encoder"},
+    "amsam-full": _FULL,
+    "amsam-full-no-prompts": {**_FULL, "prompts": "none"},
+    "amsam-full-bilevel": {**_FULL, "bilevel": "first"},
 }
 _ON_CPU = ("registration", "forest")
 _ON_OUR_MODELS = ("persam", "sam2-box")
@@ -51,10 +86,12 @@ def load_method(name: str, device: str = "cpu", *, model: str | None = None) -> 
         raise InputError(
             f"There is no method '{name}' in the benchmark.", f"Choose from {', '.join(AVAILABLE_METHODS)}."
         )
-    if name not in _PLACES:
+    if name in _OURS:
+        from amsam_cli.adapter import AdapterConfig
         from amsam_cli.bench.ours import Amsam
 
-        return Amsam(name, model or "builtin", steps=0 if name == "amsam-in-context" else None, device=device)
+        config, is_shown_boxes = AdapterConfig(**_OURS[name]), name == "amsam-true-box"
+        return Amsam(name, model or "builtin", config=config, is_shown_boxes=is_shown_boxes, device=device)
     module, class_name = _PLACES[name]
     options: dict[str, Any] = {} if name in _ON_CPU else {"device": device}
     if model and name in _ON_OUR_MODELS:

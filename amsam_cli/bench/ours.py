@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from amsam_cli import models
 from amsam_cli.adaptation import adapt
 from amsam_cli.adapter import Adapter, AdapterConfig
 from amsam_cli.bench.base import Query
+from amsam_cli.methods.prompts import Detect, Detection
 from amsam_cli.models.base import OnStep, PromptableModel
 from amsam_cli.report import Json, sha256_of
-from amsam_cli.segmentation import segment
+from amsam_cli.segmentation import Plan, segment
 from amsam_cli.version import __version__
-from amsam_cli.volume import LabelMap, Shot
+from amsam_cli.volume import LabelMap, Shot, Volume
 from amsam_cli.weights import ensure, parse_model
 
 
@@ -25,13 +29,15 @@ class Amsam:
     Attributes:
         name: in tables.
         model: as `amsam adapt --model` takes it.
-        steps: None decides by the number of shots, 0 trains nothing.
+        config: how to adapt; the seed is that of the draw, and nothing is forecast.
+        is_shown_boxes: whether a person draws the true box on every slice, in the place of automatic prompts.
         device: where the model runs.
     """
 
     name: str = "amsam"
     model: str = "builtin"
-    steps: int | None = None
+    config: AdapterConfig = field(default_factory=AdapterConfig)
+    is_shown_boxes: bool = False
     device: str = "cpu"
 
     @cached_property
@@ -44,19 +50,20 @@ class Amsam:
     def settings(self) -> Mapping[str, Json]:
         """The adapter's configuration; its seed is that of the draw."""
         config = asdict(self._config(seed=0))
-        return {"model": parse_model(self.model)[0], **{key: config[key] for key in config if key != "seed"}}
+        kept = {key: value for key, value in config.items() if key != "seed"}
+        return {"model": parse_model(self.model)[0], "sees_the_reference": self.is_shown_boxes, **kept}
 
     @cached_property
     def _loaded(self) -> PromptableModel:
         return models.load(self.model, self.device)
 
     def _config(self, seed: int) -> AdapterConfig:
-        return AdapterConfig(steps=self.steps, seed=seed, forecast=False)
+        return replace(self.config, seed=seed, forecast=False)
 
     def fit(self, shots: Sequence[Shot], *, seed: int, on_step: OnStep | None = None) -> AdaptedModel:
         """Return the adapter of these shots with its model."""
         adapter = adapt(shots, self._loaded, config=self._config(seed), on_step=on_step)
-        return AdaptedModel(adapter, self._loaded)
+        return AdaptedModel(adapter, self._loaded, is_shown_boxes=self.is_shown_boxes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +72,28 @@ class AdaptedModel:
 
     adapter: Adapter
     model: PromptableModel
+    is_shown_boxes: bool = False
 
     def segment(self, query: Query) -> LabelMap:
         """Return the labels of the scan, on its own grid."""
-        return segment(query.volume, self.adapter, self.model).labels
+        plan = Plan(detect=true_boxes(query)) if self.is_shown_boxes else Plan()
+        return segment(query.volume, self.adapter, self.model, plan=plan).labels
+
+
+def true_boxes(query: Query) -> Detect:
+    """Return a detector that has seen the answer: what a person with a mouse would draw on every slice."""
+
+    def detect(part: Volume) -> dict[int, list[Detection]]:
+        to_scan = np.linalg.inv(query.volume.geometry.affine)
+        d, h, w = np.rint((to_scan @ part.geometry.affine)[:3, 3]).astype(int)
+        _, height, width = part.geometry.shape
+        seen = query.truth.data[d, h : h + height, w : w + width]
+        return {int(value): [(_bounds(seen == value), 1.0)] for value in np.unique(seen) if value}
+
+    return detect
+
+
+def _bounds(region: NDArray[np.bool_]) -> tuple[float, float, float, float]:
+    """Return the left, top, right and bottom edge of a region (H, W) that is not empty."""
+    rows, columns = np.nonzero(region)
+    return float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)

@@ -6,7 +6,8 @@ takes the detector's place. Slices where nothing is likely get no prompt at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,11 +17,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from amsam_cli.models.base import Prompts
+from amsam_cli.preprocess import Placement
+from amsam_cli.volume import Volume
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+WORTHLESS = 0.25
+"""Dice of the thresholded prior with the shots under which it says nothing."""
 ENLARGE = 0.1
 POINTS = 3
 """Two corners and a click."""
+
+
+Detection = tuple[tuple[float, float, float, float], float]
+"""A box as (left, top, right, bottom) in voxels of its slice, and how sure the detector is, in [0, 1]."""
+Detect = Callable[[Volume], Mapping[int, Sequence[Detection]]]
+"""A detector in the place of the prior: one slice of a scan (or part of one) -> label value -> detections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +41,12 @@ class PromptRule:
     Attributes:
         threshold: the prior above which the label is.
         smallest: least area of a component, as a share of the frame.
+        is_silent: whether no prompt is given at all: the prior is of no use, or was not asked for.
     """
 
     threshold: float
     smallest: float
+    is_silent: bool = False
 
 
 def learn_rule(prior: Tensor, masks: Tensor) -> PromptRule:
@@ -46,7 +59,7 @@ def learn_rule(prior: Tensor, masks: Tensor) -> PromptRule:
     areas = (masks > 0.5).float().mean(dim=(1, 2))
     shown = areas[areas > 0]
     smallest = float(shown.min()) * 0.1 if len(shown) else 0.0
-    return PromptRule(THRESHOLDS[int(np.argmax(overlaps))], smallest)
+    return PromptRule(THRESHOLDS[int(np.argmax(overlaps))], smallest, max(overlaps) < WORTHLESS)
 
 
 def _dice(prediction: Tensor, truth: Tensor) -> float:
@@ -55,8 +68,13 @@ def _dice(prediction: Tensor, truth: Tensor) -> float:
     return 2 * both / max(1.0, float(prediction.sum() + truth.sum()))
 
 
+def silent(rule: PromptRule) -> PromptRule:
+    """Return the rule that gives no prompts."""
+    return replace(rule, is_silent=True)
+
+
 def find_prompts(prior: Tensor, rule: PromptRule, image_size: int) -> Prompts:
-    """Return a box and a click for each slice of `prior` (n, h, w), padding where nothing is likely.
+    """Return a box and a click for each slice of `prior` (n, h, w), padding where nothing is likely or to be said.
 
     The box is the likeliest component's, a tenth larger; the click lies at its innermost pixel.
     """
@@ -64,12 +82,26 @@ def find_prompts(prior: Tensor, rule: PromptRule, image_size: int) -> Prompts:
     scale = image_size / fine.shape[-1]
     points = torch.zeros(len(prior), POINTS, 2)
     labels = torch.full((len(prior), POINTS), -1, dtype=torch.int32)
-    for row, plane in enumerate(fine.cpu().numpy()):
+    for row, plane in enumerate(() if rule.is_silent else fine.cpu().numpy()):
         component = _likeliest(plane, rule)
         if component is not None:
             points[row] = torch.from_numpy(_box_and_click(component) * scale)
             labels[row] = torch.tensor([2, 3, 1])
     return Prompts(points.to(prior.device), labels.to(prior.device))
+
+
+def from_detections(found: Sequence[Sequence[Detection]], placement: Placement) -> Prompts:
+    """Return the surest box of each slice (AM-SAM) in frame pixels, and padding where nothing was detected."""
+    points = torch.zeros(len(found), POINTS, 2)
+    labels = torch.full((len(found), POINTS), -1, dtype=torch.int32)
+    scale = torch.tensor([placement.frame_width / placement.width, placement.frame_height / placement.height])
+    corner = torch.tensor([float(placement.left), float(placement.top)])
+    for row, detections in enumerate(found):
+        if detections:
+            box, _ = max(detections, key=lambda each: each[1])
+            points[row, :2] = torch.tensor(box).view(2, 2) * scale + corner
+            labels[row, :2] = torch.tensor([2, 3])
+    return Prompts(points, labels)
 
 
 def _likeliest(prior: NDArray[np.float32], rule: PromptRule) -> NDArray[np.bool_] | None:

@@ -14,8 +14,6 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from amsam_cli.models import STRIDE
-
 OnStep = Callable[[str, int, int], None]
 """Told about progress: name of the stage, steps done, steps in all."""
 
@@ -231,13 +229,13 @@ class Resizable(Protocol):
 
 
 @contextmanager
-def at_side(model: PromptableModel, share: float) -> Iterator[None]:
-    """Let `model` work on frames of a share of its side for the time of the block, if its weights allow."""
-    side = model.image_size
+def at_side(model: PromptableModel, side: int) -> Iterator[None]:
+    """Let `model` work on frames of `side` pixels for the time of the block, if its weights allow."""
+    before = model.image_size
     if isinstance(model, Resizable):
-        model.set_image_size(max(STRIDE, round(share * side / STRIDE) * STRIDE))
+        model.set_image_size(side)
     try:
         yield
     finally:
         if isinstance(model, Resizable):
-            model.set_image_size(side)
+            model.set_image_size(before)

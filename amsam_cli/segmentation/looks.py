@@ -65,7 +65,7 @@ def look_at_prior(scene: Scene, prior: Priors) -> Look:
 
 def look_at_slices(scene: Scene, prior: Priors) -> Look:
     """Return every label decoded on each slice alone, from its automatic prompts and its learned one (AM-SAM)."""
-    found = [
+    found = scene.detected or [
         find_prompts(prior.discriminative[:, label], rule, scene.model.image_size)
         for label, rule in enumerate(scene.sight.rules)
     ]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from amsam_cli.methods.prompts import Detect
+
 Mode = Literal["prior", "slice", "fssam", "track", "full"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -27,6 +29,7 @@ class Plan:
         zooms: whether what was found is looked at again, closer, where the adapter has a zoom.
         probabilities: whether to return the probability of each label at each voxel too.
         max_memory_gib: the working set past which features go to disk; None = half of the memory that is free.
+        detect: finds boxes in the place of the prior (AM-SAM's detector); None = the prior's own prompts.
         extents: label value -> (first, last) slice it can be on, both included, where that is known beforehand.
     """
 
@@ -42,6 +45,7 @@ class Plan:
     zooms: bool = True
     probabilities: bool = False
     max_memory_gib: float | None = None
+    detect: Detect | None = None
     extents: Mapping[int, tuple[int, int]] | None = None
 
     @classmethod

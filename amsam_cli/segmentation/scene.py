@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from amsam_cli.adapter import Adapter, Sight
+from amsam_cli.methods.prompts import Detect, from_detections
 from amsam_cli.methods.pseudo_prompt import Priors, priors, similarities
-from amsam_cli.models.base import Memory, MemoryModel, OnStep, PromptableModel
+from amsam_cli.models.base import Memory, MemoryModel, OnStep, PromptableModel, Prompts
 from amsam_cli.preprocess import Frames, Placement
 from amsam_cli.segmentation.features import Features
 from amsam_cli.segmentation.plan import Plan
@@ -53,6 +54,7 @@ class Scene:
         sight: the shots at this scale.
         dense: (L, C) learned prompts.
         allowed: (D, L) bool, where a label may be at all.
+        detected: prompts of each label on every slice, (D, ...), from a detector; empty where the prior gives them.
     """
 
     place: Place
@@ -62,6 +64,7 @@ class Scene:
     sight: Sight
     dense: Tensor
     allowed: Tensor
+    detected: tuple[Prompts, ...] = ()
 
     @classmethod
     def of(
@@ -87,7 +90,8 @@ class Scene:
         sight = adapter.zoomed if place.window and adapter.zoomed else adapter.whole
         placement = Placement.of(part.geometry, recipe.image_size)
         allowed = _allowed(place, adapter, plan)
-        return cls(place, placement, slices, remembered, sight, adapter.dense.to(model.device), allowed)
+        detected = _detected(part, placement, adapter, plan.detect) if plan.detect else ()
+        return cls(place, placement, slices, remembered, sight, adapter.dense.to(model.device), allowed, detected)
 
     @property
     def depth(self) -> int:
@@ -146,6 +150,12 @@ class Scene:
 def batched(tensor: Tensor, size: int) -> Iterator[Tensor]:
     """Yield at most `size` rows of a tensor at a time."""
     return (tensor[start : start + size] for start in range(0, len(tensor), size))
+
+
+def _detected(part: Volume, placement: Placement, adapter: Adapter, detect: Detect) -> tuple[Prompts, ...]:
+    """Return what a detector finds of each label on every slice."""
+    slices = [detect(part.slice(index)) for index in range(part.depth)]
+    return tuple(from_detections([found.get(value, ()) for found in slices], placement) for value in adapter.labels)
 
 
 def _allowed(place: Place, adapter: Adapter, plan: Plan) -> Tensor:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from amsam_cli.adapter import AdapterConfig
 from amsam_cli.bench import ours
 from amsam_cli.bench.base import Query
+from amsam_cli.bench.contenders import AVAILABLE_METHODS, load_method
 from amsam_cli.metrics import dice
+from amsam_cli.volume import Window
 from tests.scans import BALL, ball_scan, ball_shot
 from tests.toy import ToyModel
 
@@ -17,7 +21,7 @@ def method(monkeypatch, tmp_path):
     weights = tmp_path / "toy.safetensors"
     weights.write_bytes(b"abc")
     monkeypatch.setattr(ours.models, "load", lambda name, device: ToyModel())
-    return ours.Amsam("amsam-in-context", model=f"builtin={weights}", steps=0)
+    return ours.Amsam("amsam-in-context", model=f"builtin={weights}", config=AdapterConfig(steps=0))
 
 
 def test_amsam_segments_on_the_grid_of_the_scan(method):
@@ -34,10 +38,37 @@ def test_version_tells_the_weights_apart(method):
 
 
 def test_settings_are_those_of_the_adapter(method):
-    assert method.settings == {
-        "model": "builtin",
-        "rank": 4,
-        "steps": 0,
-        "learning_rate": None,
-        "forecast": False,
-    }
+    assert method.settings["model"] == "builtin"
+    assert method.settings["steps"] == 0
+    assert method.settings["sees_the_reference"] is False
+    assert "seed" not in method.settings
+
+
+def test_true_boxes_are_those_of_the_reference():
+    volume, truth = ball_scan(5)
+    rows, columns = np.nonzero(truth.data[4] == BALL)
+
+    found = ours.true_boxes(Query(volume, truth))(volume.slice(4))
+
+    ((box, confidence),) = found[BALL]
+    assert box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert confidence == 1
+
+
+def test_true_boxes_follow_a_part_of_a_slice():
+    volume, truth = ball_scan(5)
+    window = Window(5, 7, 40, 40)
+
+    whole = ours.true_boxes(Query(volume, truth))(volume.slice(4))
+    part = ours.true_boxes(Query(volume, truth))(volume.crop(window).slice(4))
+
+    moved = [edge + by for edge, by in zip(part[BALL][0][0], (7, 5, 7, 5), strict=True)]
+    assert moved == list(whole[BALL][0][0])
+
+
+def test_every_arm_of_the_ablation_has_a_configuration_of_its_own():
+    arms = [name for name in AVAILABLE_METHODS if name.startswith("amsam")]
+
+    settings = [str(sorted(load_method(name).settings.items())) for name in arms]
+
+    assert len(set(settings)) == len(arms)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import torch
 
-from amsam_cli.methods.prompts import PromptRule, find_prompts, learn_rule, spoil
+from amsam_cli.methods.prompts import PromptRule, find_prompts, from_detections, learn_rule, spoil
+from amsam_cli.preprocess import Placement
+from amsam_cli.volume import Geometry
 
 
 def square_prior(value: float = 0.9) -> torch.Tensor:
@@ -66,3 +68,24 @@ def test_spoil_drops_whole_prompts_and_moves_the_rest():
     dropped = (spoiled.point_labels == -1).all(dim=1).float().mean()
     assert 0.2 < float(dropped) < 0.4
     assert not torch.equal(spoiled.points, found.points)
+
+
+def test_rule_is_silent_where_the_prior_knows_nothing():
+    masks = torch.zeros(1, 64, 64)
+    masks[0, 48:60, 4:16] = 1
+
+    rule = learn_rule(square_prior(), masks)
+
+    assert rule.is_silent
+    assert find_prompts(square_prior(), rule, 256).point_labels[0].tolist() == [-1, -1, -1]
+
+
+def test_from_detections_takes_the_surest_box_into_the_frame():
+    # A slice of 20 x 40 voxels at equal spacing fills a frame of 80 px from row 20 to 60, two pixels to a voxel.
+    placement = Placement.of(Geometry.of_picture(20, 40), 80)
+    sure, unsure = ((5.0, 2.0, 15.0, 12.0), 0.8), ((0.0, 0.0, 40.0, 20.0), 0.3)
+
+    found = from_detections([[unsure, sure], []], placement)
+
+    assert found.points[0, :2].tolist() == [[10, 24], [30, 44]]
+    assert found.point_labels.tolist() == [[2, 3, -1], [-1, -1, -1]]

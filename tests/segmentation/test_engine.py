@@ -9,6 +9,7 @@ import pytest
 from amsam_cli.adaptation import adapt
 from amsam_cli.adapter import Adapter, AdapterConfig
 from amsam_cli.errors import AdapterError
+from amsam_cli.methods.prompts import Detection
 from amsam_cli.metrics import dice
 from amsam_cli.segmentation import Plan, segment
 from amsam_cli.volume import Geometry, LabelMap, Shot, Volume
@@ -149,3 +150,18 @@ def test_segment_gives_probabilities_whose_highest_is_the_label(adapter: Adapter
 
 def test_segment_gives_no_probabilities_unless_asked(adapter: Adapter, model: ToyModel):
     assert segment(ball_scan(7, depth=2)[0], adapter, model).probabilities == {}
+
+
+def test_detector_takes_the_place_of_the_prior(adapter: Adapter, model: ToyModel):
+    volume, _ = ball_scan(7)
+    asked: list[int] = []
+
+    def detect(part: Volume) -> dict[int, list[Detection]]:
+        asked.append(part.depth)
+        return {BALL: [((10.0, 10.0, 20.0, 20.0), 0.9)]}
+
+    plain = segment(volume, adapter, model, plan=Plan(supports=False, tracks=False, zooms=False))
+    shown = segment(volume, adapter, model, plan=Plan(supports=False, tracks=False, zooms=False, detect=detect))
+
+    assert asked == [1] * 9
+    assert not np.array_equal(plain.labels.data, shown.labels.data)
