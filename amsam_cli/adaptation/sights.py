@@ -16,8 +16,9 @@ from amsam_cli.adaptation.lesson import Example, Lesson
 from amsam_cli.adapter import Sight, SupportBank, Trust
 from amsam_cli.methods import prompts, pseudo_prompt
 from amsam_cli.methods.losses import hard_dice, to_side
+from amsam_cli.methods.probe import Probe, fit_probe
 from amsam_cli.methods.pseudo_prompt import Prototypes
-from amsam_cli.models.base import Decoded, Memory, Prompts
+from amsam_cli.models.base import Embedding, Memory, Prompts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +28,8 @@ class Scene:
     Attributes:
         examples: the shots as the models see them.
         rules: how each label's prior becomes prompts.
+        probe: the classifier behind the prior, of all shots; None where the prior is a cosine.
+        prior: (K, A, L, h, w), where each label may be in each view, by the other shots.
         found: prompts of all views, rows in the order (label, shot, view).
         memories: of all views, rows in the order (shot, view, label).
         bank: the memories of the shots as annotated, with their prototypes.
@@ -34,6 +37,8 @@ class Scene:
 
     examples: Sequence[Example]
     rules: tuple[prompts.PromptRule, ...]
+    probe: Probe | None
+    prior: Tensor
     found: Prompts
     memories: Memory
     bank: SupportBank
@@ -45,15 +50,19 @@ def explore(lesson: Lesson, examples: Sequence[Example]) -> Scene:
     memories = Memory.cat([_memories_of(example, lesson) for example in examples])
     known = _prototypes(examples)
     bank = _bank(memories, examples, known)
-    rules, found = _leave_one_out_prompts(lesson, examples, known)
-    return Scene(examples, rules, found, memories, bank)
+    seed = lesson.config.seed
+    uses_probe = lesson.config.prior == "probe"
+    prior = _probed(examples, seed) if uses_probe else _cosines(examples, known)
+    rules, found = _prompts(lesson, examples, prior)
+    probe = _fit(examples, seed) if uses_probe else None
+    return Scene(examples, rules, probe, prior, found, memories, bank)
 
 
 @torch.no_grad()
 def judge(lesson: Lesson, scene: Scene, dense: Tensor) -> Sight:
     """Return the part of a scene that an adapter keeps, with the trust each look at each label has earned."""
     trust = tuple(_trust(lesson, scene, dense, label) for label in range(len(lesson.labels)))
-    return Sight(scene.rules, trust, scene.bank)
+    return Sight(scene.rules, trust, scene.bank, scene.probe)
 
 
 def _memories_of(example: Example, lesson: Lesson) -> Memory:
@@ -80,20 +89,45 @@ def _bank(memories: Memory, examples: Sequence[Example], known: Prototypes) -> S
     return SupportBank(maps, pointers, small, on_cpu)
 
 
-def _leave_one_out_prompts(
-    lesson: Lesson, examples: Sequence[Example], known: Prototypes
+def _fit(examples: Sequence[Example], seed: int) -> Probe:
+    """Return the probe of all views of some shots."""
+    slices = Embedding.cat([example.slices for example in examples])
+    return fit_probe(slices, torch.cat([example.masks for example in examples]), seed=seed)
+
+
+def _probed(examples: Sequence[Example], seed: int) -> Tensor:
+    """Return the prior (K, A, L, s, s) of each shot by the probe of the others."""
+    return torch.stack(
+        [
+            _fit([examples[other] for other in _others(index, len(examples))], seed).probability(example.slices)
+            for index, example in enumerate(examples)
+        ]
+    )
+
+
+def _cosines(examples: Sequence[Example], known: Prototypes) -> Tensor:
+    """Return the prior (K, A, L, h, w) of each shot by the prototypes of the others (FSSAM's PPG)."""
+    by_shot = []
+    for index, example in enumerate(examples):
+        others = known.only(_others(index, len(examples)))
+        context = pseudo_prompt.similarities(example.context, others)
+        own = pseudo_prompt.similarities(example.slices.features, others)
+        by_shot.append(pseudo_prompt.priors(*own, over=context).discriminative)
+    return torch.stack(by_shot)
+
+
+def _others(index: int, count: int) -> list[int]:
+    """Return all shots but one, so that it is judged as a new scan will be; itself where it is the only one."""
+    return [other for other in range(count) if other != index] or [index]
+
+
+def _prompts(
+    lesson: Lesson, examples: Sequence[Example], prior: Tensor
 ) -> tuple[tuple[prompts.PromptRule, ...], Prompts]:
     """Return each label's rule, and prompts of all views, rows in the order (label, shot, view).
 
-    No shot's prior is made from itself, so that training sees prompts as good and as bad as a new scan's will be.
+    From leave-one-out priors, so that training sees prompts as good and as bad as a new scan's will be.
     """
-    by_shot = []
-    for index, example in enumerate(examples):
-        others = [other for other in range(len(examples)) if other != index] or [index]
-        context = pseudo_prompt.similarities(example.context, known.only(others))
-        own = pseudo_prompt.similarities(example.slices.features, known.only(others))
-        by_shot.append(pseudo_prompt.priors(*own, over=context).discriminative)
-    prior = torch.stack(by_shot)  # (K, A, L, h, w)
     masks = torch.stack([example.masks[0] for example in examples])
     rules = tuple(prompts.learn_rule(prior[:, 0, label], masks[:, label]) for label in range(len(lesson.labels)))
     if lesson.config.prompts == "none":
@@ -106,26 +140,27 @@ def _leave_one_out_prompts(
 
 
 def _trust(lesson: Lesson, scene: Scene, dense: Tensor, label: int) -> Trust:
-    """Return how well both ways of looking do on the shots that show a label, none helped by its own memory."""
+    """Return how well the ways of looking do on the shots that show a label, none helped by itself."""
     shown = scene.bank.prototypes.present[:, label].nonzero()[:, 0].tolist()
     memories = dict(zip(shown, scene.bank.memories(label, lesson.memory_model.device), strict=True))
-    alone, recalled = [], []
+    guessed, alone, recalled = [], [], []
     for shot in shown:
         example = scene.examples[shot]
         views = example.views
         learned = dense[label].to(lesson.model.device).expand(views, -1)
         row = (label * len(scene.examples) + shot) * views
         asked = replace(scene.found.rows(slice(row, row + views)), dense=learned)
-        alone.append(_overlap(lesson.model.decode(example.slices, asked), example.masks[:, label]))
+        above = scene.prior[shot, :, label, None] - scene.rules[label].threshold
+        guessed.append(_overlap(above, example.masks[:, label]))
+        alone.append(_overlap(lesson.model.decode(example.slices, asked).logits, example.masks[:, label]))
         others = [memories[other] for other in shown if other != shot] or [memories[shot]]
         plain = Prompts.empty(views, device=learned.device, dense=learned if lesson.remembers_itself else None)
         answer = lesson.memory_model.recall(example.remembered, [each.repeat(views) for each in others], plain)
-        recalled.append(_overlap(answer, example.memory_masks[:, label]))
-    return Trust(round(float(np.mean(alone)), 4), round(float(np.mean(recalled)), 4))
+        recalled.append(_overlap(answer.logits, example.memory_masks[:, label]))
+    return Trust(*(round(float(np.mean(overlaps)), 4) for overlaps in (guessed, alone, recalled)))
 
 
-def _overlap(answer: Decoded, truth: Tensor) -> float:
-    """Return the mean Dice of masks over views (A, S, S)."""
-    side = answer.logits.shape[-1]
-    small = to_side(truth[:, None], side)[:, 0]
-    return float(hard_dice(answer.logits[:, 0] > 0, small > 0.5).mean())
+def _overlap(logits: Tensor, truth: Tensor) -> float:
+    """Return the mean Dice of masks (A, 1, s, s) over views (A, S, S)."""
+    small = to_side(truth[:, None], logits.shape[-1])[:, 0]
+    return float(hard_dice(logits[:, 0] > 0, small > 0.5).mean())

@@ -22,6 +22,7 @@ from torch import Tensor
 from amsam_cli.adapter.changes import DECODER_TARGETS, Changes, attached, lora_config
 from amsam_cli.adapter.config import AdapterConfig, Tune
 from amsam_cli.errors import AdapterError
+from amsam_cli.methods.probe import Probe
 from amsam_cli.methods.prompts import PromptRule
 from amsam_cli.methods.pseudo_prompt import Prototypes
 from amsam_cli.models.base import Memory, PromptableModel, at_side
@@ -90,10 +91,12 @@ class Trust:
     """How well each way of looking did on a label, as mean Dice on shots it was asked for without themselves.
 
     Attributes:
+        prior: the thresholded prior itself.
         slice: decoded alone, from automatic prompts.
         support: decoded from the other shots in memory.
     """
 
+    prior: float
     slice: float
     support: float
 
@@ -135,11 +138,13 @@ class Sight:
         rules: how each label's prior becomes prompts.
         trust: how much each way of looking at each label counts.
         bank: the support memories.
+        probe: the classifier behind the prior; None where the prior is the cosine to the bank's prototypes.
     """
 
     rules: tuple[PromptRule, ...]
     trust: tuple[Trust, ...]
     bank: SupportBank
+    probe: Probe | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -261,6 +266,8 @@ def _memory_tensors(adapter: Adapter) -> dict[str, Tensor]:
             f"{scale}.background": bank.prototypes.background,
             f"{scale}.present": bank.prototypes.present,
         }
+        if sight.probe:
+            tensors |= {f"{scale}.probe.weight": sight.probe.weight, f"{scale}.probe.bias": sight.probe.bias}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -276,10 +283,12 @@ def _restore_sight(scale: str, about: dict[str, Any], memories: dict[str, Tensor
         for name in ("maps", "pointers", "masks", "foreground", "background", "present")
     }
     known = Prototypes(tensors["foreground"], tensors["background"], tensors["present"])
+    weight, bias = memories.get(f"{scale}.probe.weight"), memories.get(f"{scale}.probe.bias")
     return Sight(
         rules=tuple(PromptRule(**rule) for rule in about[scale]["rules"]),
         trust=tuple(Trust(**trust) for trust in about[scale]["trust"]),
         bank=SupportBank(tensors["maps"], tensors["pointers"], tensors["masks"], known),
+        probe=None if weight is None or bias is None else Probe(weight, bias),
     )
 
 

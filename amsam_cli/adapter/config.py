@@ -26,6 +26,7 @@ class AdapterConfig:
         side: of frames in pixels, for models whose weights fit every side; None decides by what is tuned.
         bilevel: whether prompts learn from other shots than weights do, and by which gradient.
         calibration: how the element-wise branch joins the mask; "off" leaves it out.
+        prior: what tells where a label may be: a linear "probe" of all features, or "cosine" to mean features (FSSAM).
         prompts: whether slices are asked with a box and a click found automatically, or with the learned prompt alone.
     """
 
@@ -38,4 +39,5 @@ class AdapterConfig:
     side: int | None = None
     bilevel: Order | None = None
     calibration: Combine | Literal["off"] = "sum"
+    prior: Literal["probe", "cosine"] = "probe"
     prompts: Literal["automatic", "none"] = "automatic"

@@ -78,7 +78,8 @@ def find_prompts(prior: Tensor, rule: PromptRule, image_size: int) -> Prompts:
 
     The box is the likeliest component's, a tenth larger; the click lies at its innermost pixel.
     """
-    fine = F.interpolate(prior[:, None], scale_factor=4, mode="bilinear", align_corners=False)[:, 0]
+    side = max(image_size // 4, prior.shape[-1])
+    fine = F.interpolate(prior[:, None].float(), size=(side, side), mode="bilinear", align_corners=False)[:, 0]
     scale = image_size / fine.shape[-1]
     points = torch.zeros(len(prior), POINTS, 2)
     labels = torch.full((len(prior), POINTS), -1, dtype=torch.int32)

@@ -51,7 +51,8 @@ def fuse(looks: Mapping[str, Look], trust: Sequence[Trust]) -> Fused:
 
 def _worth(name: str, trust: Trust) -> float:
     """Return how much a kind of look counts for a label: the square of its Dice on the shots."""
-    return float((trust.slice if name == "slice" else trust.support) ** 2 + 1e-3)
+    kind = {"prior": trust.prior, "slice": trust.slice}.get(name, trust.support)
+    return float(kind**2 + 1e-3)
 
 
 def _mean_logits(looks: Mapping[str, Look], shares: Mapping[str, Tensor]) -> Tensor:

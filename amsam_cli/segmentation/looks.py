@@ -6,7 +6,7 @@ remembered beside them, refined and calibrated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from amsam_cli.methods.pseudo_prompt import Priors
 from amsam_cli.methods.refinement import refine
 from amsam_cli.models.base import Decoded, Memory, Prompts
 from amsam_cli.segmentation.plan import Plan
-from amsam_cli.segmentation.scene import CLIP, Scene
+from amsam_cli.segmentation.scene import CLIP, ROWS, Scene, batched
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,12 +55,28 @@ class Look:
 def look_at_prior(scene: Scene, prior: Priors) -> Look:
     """Return the thresholded prior as a look: logits are how far it lies above the threshold."""
     threshold = torch.tensor([rule.threshold for rule in scene.sight.rules], device=prior.discriminative.device)
-    above = 2 * CLIP * (prior.discriminative - threshold[None, :, None, None])
-    side = 4 * above.shape[-1]
-    blank = Look.blank(scene.depth, scene.labels, side)
-    blank.logits[:] = to_side(above, side).clamp(-CLIP, CLIP).to("cpu", torch.float16)
-    ones = torch.where(scene.allowed, 1.0, 0.0)
-    return replace(blank, score=ones, presence=ones, weight=ones)
+    side = max(scene.model.image_size // 4, prior.discriminative.shape[-1])
+    parts = []
+    for some in batched(prior.discriminative, ROWS):
+        above = 2 * CLIP * (to_side(some.float(), side) - threshold[None, :, None, None])
+        parts.append(above.clamp(-CLIP, CLIP).cpu())
+    fine = torch.cat(parts)
+    sure, presence = _certainty(fine)
+    allowed = scene.allowed.float()
+    return Look(fine.to(torch.float16), sure * allowed, presence * allowed, allowed)
+
+
+def _certainty(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how sure logits (D, L, s, s) are of what they show, and whether they show anything, (D, L) each.
+
+    Sure of a mask is its mean probability, sure of none the highest probability that is not reached.
+    """
+    likely = logits.sigmoid().flatten(2)
+    inside = (likely > 0.5).float()
+    area = inside.sum(dim=2)
+    mean_inside = (likely * inside).sum(dim=2) / area.clamp_min(1)
+    peak = likely.amax(dim=2)
+    return torch.where(area > 0, mean_inside, 1 - peak), peak
 
 
 def look_at_slices(scene: Scene, prior: Priors) -> Look:
@@ -104,7 +120,7 @@ def pseudo_memories(scene: Scene, prior: Priors, slices: Tensor, labels: Tensor,
     embedding, model = scene.remembered.rows(slices), scene.memory_model
 
     def remembered(part: Tensor) -> Memory:
-        soft = to_side(part[slices, labels][:, None].to(model.device), model.image_size)
+        soft = to_side(part[slices, labels][:, None].float().to(model.device), model.image_size)
         return model.remember(embedding, soft)
 
     clean = remembered(prior.discriminative)

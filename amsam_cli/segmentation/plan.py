@@ -17,7 +17,7 @@ class Plan:
     """How to segment.
 
     Attributes:
-        prior: whether the thresholded prior is the answer (training-free, the coarsest).
+        prior: whether the prior, cut at its threshold, is a mask of its own.
         slices: whether each slice is decoded alone, from automatic prompts and learned ones (AM-SAM).
         supports: whether each slice is decoded from the shots in memory (FSSAM's setting).
         tracks: whether masks are carried from key slices through the volume (SAM 2).
@@ -33,7 +33,7 @@ class Plan:
         extents: label value -> (first, last) slice it can be on, both included, where that is known beforehand.
     """
 
-    prior: bool = False
+    prior: bool = True
     slices: bool = True
     supports: bool = True
     tracks: bool = True
@@ -56,10 +56,12 @@ class Plan:
         calibrated, without propagation. track: one key slice per label carried by plain SAM 2. full: what does best.
         """
         chosen = {
-            "prior": cls(prior=True, slices=False, supports=False, tracks=False, zooms=False),
-            "slice": cls(supports=False, tracks=False, zooms=False),
-            "fssam": cls(slices=False, tracks=False, zooms=False, pseudo=True, refines=True, calibrates=True),
-            "track": cls(recalls_supports=False, only_tracks=True, zooms=False),
+            "prior": cls(slices=False, supports=False, tracks=False, zooms=False),
+            "slice": cls(prior=False, supports=False, tracks=False, zooms=False),
+            "fssam": cls(
+                prior=False, slices=False, tracks=False, zooms=False, pseudo=True, refines=True, calibrates=True
+            ),
+            "track": cls(prior=False, recalls_supports=False, only_tracks=True, zooms=False),
             "full": cls(),
         }[mode]
         return replace(chosen, probabilities=probabilities, max_memory_gib=max_memory_gib)

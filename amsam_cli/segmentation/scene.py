@@ -139,12 +139,22 @@ class Scene:
         ]
 
     def priors(self) -> Priors:
-        """Return where each label may be, (D, L, h, w), by the slice model's own features, scaled over the slices."""
+        """Return where each label may be, by the slice model's own features.
+
+        Cosines (D, L, h, w) are scaled over the slices. Where the adapter has a probe, it takes the place of the clean
+        prior, at the finest level (D, L, s, s).
+        """
         known = self.sight.bank.prototypes.to(self.model.device)
-        rows = batched(torch.arange(self.depth), ROWS)
-        found = [similarities(self.slices.rows(some).features, known) for some in rows]
-        foreground, background = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return priors(foreground, background)
+        probe = self.sight.probe
+        cosines, probed = [], []
+        for some in batched(torch.arange(self.depth), ROWS):
+            embedding = self.slices.rows(some)
+            cosines.append(similarities(embedding.features, known))
+            if probe:
+                probed.append(probe.probability(embedding).to("cpu", torch.float16))
+        foreground, background = (torch.cat(parts) for parts in zip(*cosines, strict=True))
+        found = priors(foreground, background)
+        return replace(found, discriminative=torch.cat(probed)) if probed else found
 
 
 def batched(tensor: Tensor, size: int) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ from amsam_cli.adapter import Trust
 from amsam_cli.segmentation.fusion import fuse
 from amsam_cli.segmentation.looks import Look
 
-SURE, UNSURE = Trust(slice=1.0, support=1.0), Trust(slice=0.0, support=1.0)
+SURE, UNSURE = Trust(prior=1.0, slice=1.0, support=1.0), Trust(prior=1.0, slice=0.0, support=1.0)
 
 
 def look(logit: float, *, score: float = 1.0, presence: float = 1.0, weight: float = 1.0, side: int = 4) -> Look:
