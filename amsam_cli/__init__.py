@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from amsam_cli.models import load as load_model
     from amsam_cli.review import write_preview
     from amsam_cli.segmentation import Segmentation, segment
+    from amsam_cli.suggest import suggest_slices
     from amsam_cli.volume import Geometry, LabelMap, Shot, Volume
 
 _HOMES = {
@@ -34,6 +35,7 @@ _HOMES = {
     "io": ("find_cases", "find_shots", "read_labels", "read_slice_list", "read_volume", "write_labels"),
     "review": ("write_preview",),
     "segmentation": ("Segmentation", "segment"),
+    "suggest": ("suggest_slices",),
     "volume": ("Geometry", "LabelMap", "Shot", "Volume"),
 }
 _HOME_OF = {name: (module, name) for module, names in _HOMES.items() for name in names}
@@ -65,6 +67,7 @@ __all__ = [
     "read_slice_list",
     "read_volume",
     "segment",
+    "suggest_slices",
     "write_labels",
     "write_preview",
 ]

@@ -22,6 +22,7 @@ from amsam_cli.cli.info import info_command
 from amsam_cli.cli.models import models_app
 from amsam_cli.cli.pretrain import pretrain_command
 from amsam_cli.cli.segment import segment_command
+from amsam_cli.cli.suggest import suggest_command
 from amsam_cli.errors import AmsamError
 from amsam_cli.version import __version__
 
@@ -31,6 +32,7 @@ app.command("segment")(segment_command)
 app.command("evaluate")(evaluate_command)
 app.command("demo")(demo_command)
 app.add_typer(models_app, name="models", rich_help_panel="More")
+app.command("suggest", rich_help_panel="More")(suggest_command)
 app.command("info", rich_help_panel="More")(info_command)
 app.command("pretrain", rich_help_panel="More")(pretrain_command)
 app.add_typer(bench_app, name="bench", rich_help_panel="More")
