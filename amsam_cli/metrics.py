@@ -173,7 +173,8 @@ def count_lesions(prediction: Mask, reference: Mask, *, least_iou: float = LESIO
     pieces, predicted = ndimage.label(prediction, corners)
     lesions, real = ndimage.label(reference, corners)
     both = prediction & reference
-    pairs, overlaps = np.unique(np.stack([pieces[both], lesions[both]]), axis=1, return_counts=True)
+    codes, overlaps = np.unique(pieces[both].astype(np.int64) * (real + 1) + lesions[both], return_counts=True)
+    pairs = np.stack(np.divmod(codes, real + 1))
     sizes = np.bincount(pieces[prediction])[pairs[0]] + np.bincount(lesions[reference])[pairs[1]] if both.any() else 1
     alike = overlaps / (sizes - overlaps)
     free_pieces, free_lesions = set(range(1, predicted + 1)), set(range(1, real + 1))

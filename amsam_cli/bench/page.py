@@ -87,8 +87,11 @@ def write_plot(results: Sequence[Result], path: Path) -> None:
     down = -(-len(sets) // across)
     figure = matplotlib.figure.Figure(figsize=(4.6 * across, 3.4 * down + 0.8), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False, sharey=True)
+    shots = sorted({result.shots for result in results})
     for place, name in zip(axes.flat, sets, strict=False):
         _draw_set(place, [result for result in results if result.set == name], columns_of(results))
+        place.set_xlim(np.log2(shots[0]) - 0.5, np.log2(shots[-1]) + 0.5)
+        place.set_xticks(np.log2(shots), [str(count) for count in shots])
         place.set_title(name, fontsize=10)
     for place in list(axes.flat)[len(sets) :]:
         place.set_visible(False)
@@ -110,7 +113,6 @@ def _draw_set(axes: Any, results: Sequence[Result], columns: Sequence[Column]) -
         axes.errorbar(
             x, mean, yerr=error, marker="o", ms=4, lw=1.2, capsize=2, label=" ".join(column), color=f"C{number}"
         )
-    axes.set_xticks(np.log2(shots), [str(count) for count in shots])
     axes.set_xlabel("annotated slices")
     axes.set_ylabel("Dice")
     axes.set_ylim(0, 1)

@@ -121,8 +121,10 @@ class Duel:
 def rank(results: Sequence[Result]) -> list[Duel]:
     """Return the best method of each shot count against every other one, by Dice; under-trained results are left out.
 
-    The best is the one of highest mean over what all methods segmented. A scan counts by the mean over its labels and
-    over the seeds that asked both for it, so that one patient asked for twice is not two.
+    The best is the one that is ahead of the others by most, on the mean over what each two of them segmented: a table
+    grows over weeks, and a method that has run on few sets must not decide on which sets others are judged. A scan
+    counts by the mean over its labels and over the seeds that asked both for it, so that one patient asked for twice is
+    not two.
     """
     duels: list[Duel] = []
     fair = [result for result in results if result.is_fair]
@@ -134,14 +136,20 @@ def rank(results: Sequence[Result]) -> list[Duel]:
 
 
 def _duels(shots: int, scores: Mapping[Column, Scores]) -> list[Duel]:
-    common = set.intersection(*(set(each) for each in scores.values()))
-    if len(scores) < 2 or not common:
+    if len(scores) < 2:
         return []
-    order = sorted(scores, key=lambda column: -float(np.mean([scores[column][scan] for scan in common])))
-    best, *others = order
+    best = max(scores, key=lambda column: _lead(scores[column], [scores[each] for each in scores if each != column]))
+    others = [column for column in scores if column != best and scores[best].keys() & scores[column].keys()]
     outcomes = [_outcome(scores[best], scores[other]) for other in others]
     corrected = holm([outcome.p_value for outcome in outcomes])
     return [Duel(shots, best, *each) for each in zip(others, outcomes, corrected, strict=True)]
+
+
+def _lead(mine: Scores, others: Sequence[Scores]) -> float:
+    """Return by how much Dice a method is ahead of others, each over the scans that both have; -1 if there are none."""
+    shared = [(other, mine.keys() & other.keys()) for other in others]
+    ahead = [np.mean([mine[scan] - other[scan] for scan in scans]) for other, scans in shared if scans]
+    return float(np.mean(ahead)) if ahead else -1.0
 
 
 def _by_scan(results: Sequence[Result]) -> Scores:

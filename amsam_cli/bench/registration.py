@@ -35,12 +35,10 @@ class LabelTransfer:
     Attributes:
         name: in tables.
         image_size: frame side S in pixels.
-        doubt: slices whose best correlation is below this share of that between supports stay empty.
     """
 
     name: str = "registration"
     image_size: int = 128
-    doubt: float = 0.0
 
     @property
     def version(self) -> str:
@@ -57,13 +55,12 @@ class LabelTransfer:
             "bspline": f"LBFGSB, {MESH[0]} x {MESH[1]} cells, 30 iterations",
             "votes": f"the {MOST_VOTES} supports of highest correlation after affine, weighed by it",
             "image_size": self.image_size,
-            "doubt": self.doubt,
         }
 
     def fit(self, shots: Sequence[Shot], *, seed: int, on_step: OnStep | None = None) -> Atlas:
         """Return the slices as they are: there is nothing to train."""
         lesson = Lesson.of(shots, self.image_size)
-        return Atlas(lesson, seed, self.doubt)
+        return Atlas(lesson, seed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +69,6 @@ class Atlas:
 
     lesson: Lesson
     seed: int
-    doubt: float = 0.0
 
     def segment(self, query: Query) -> LabelMap:
         """Return the labels that most supports vote for at each voxel of the scan's own grid."""

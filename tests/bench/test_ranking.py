@@ -87,6 +87,18 @@ def test_duel_counts_only_scans_that_both_segmented():
     assert (duel.first[0], duel.outcome.n) == ("unet", 3)
 
 
+def test_method_with_few_scans_does_not_decide_which_count():
+    many = [result("unet", [0.2, 0.9, 0.9]), result("amsam", [0.5, 0.5, 0.5])]
+    few = result("forest", [0.1])
+
+    duels = rank([*many, few])
+
+    assert {(duel.first[0], duel.second[0]): duel.outcome.n for duel in duels} == {
+        ("unet", "amsam"): 3,
+        ("unet", "forest"): 1,
+    }
+
+
 def test_scan_asked_for_by_two_seeds_counts_once():
     found = [
         result(method, [dice] * 3, seed=seed) for method, dice in (("unet", 0.9), ("amsam", 0.5)) for seed in (0, 1)
