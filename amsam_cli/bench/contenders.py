@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amsam_cli.bench.base import Method
 from amsam_cli.errors import InputError
 
+if TYPE_CHECKING:
+    from amsam_cli.segmentation import Mode
+
 AVAILABLE_METHODS: Mapping[str, str] = {
     "amsam": "amsam as a user gets it: adapted to the shots, then full segmentation",
     "amsam-in-context": "amsam without tuning (--steps 0): prompts and support memories only",
+    "amsam-prior": "amsam, --mode prior: the prior cut at its threshold, no decoder",
+    "amsam-slice": "amsam, --mode slice: each slice alone, AM-SAM",
+    "amsam-fssam": "amsam, --mode fssam: the shots in memory and refined pseudo memories, FSSAM",
+    "amsam-track": "amsam, --mode track: one key slice carried by plain SAM 2",
     "amsam-lora": "ablation: LoRA in the decoder and learned prompts alone",
     "amsam-lora-low": "the same at a third of its learning rate",
     "amsam-lora-high": "the same at three times its learning rate",
@@ -44,6 +51,9 @@ _PLACES: Mapping[str, tuple[str, str]] = {
     "persam": ("persam", "PrototypePrompts"),
     "sam2-box": ("human", "BoxOnOneSlice"),
 }
+_MODES: tuple[Mode, ...] = ("prior", "slice", "fssam", "track")
+"""Ways to segment with the adapter a user gets; `full` is amsam itself."""
+
 _LORA: Mapping[str, Any] = {"tune": "lora", "bilevel": "off", "calibration": "off", "prompts": "none"}
 _CALIBRATED = {**_LORA, "calibration": "sum"}
 _PROMPTED = {**_CALIBRATED, "prompts": "automatic"}
@@ -52,6 +62,7 @@ _FULL: Mapping[str, Any] = {"tune": "full", "bilevel": "off"}
 _OURS: Mapping[str, Mapping[str, Any]] = {
     "amsam": {},
     "amsam-in-context": {"steps": 0},
+    **{f"amsam-{mode}": {} for mode in _MODES},
     "amsam-lora": _LORA,
     "amsam-lora-low": {**_LORA, "learning_rate": 1e-3},
     "amsam-lora-high": {**_LORA, "learning_rate": 1e-2},
@@ -90,8 +101,15 @@ def load_method(name: str, device: str = "cpu", *, model: str | None = None) -> 
         from amsam_cli.adapter import AdapterConfig
         from amsam_cli.bench.ours import Amsam
 
-        config, is_shown_boxes = AdapterConfig(**_OURS[name]), name == "amsam-true-box"
-        return Amsam(name, model or "builtin", config=config, is_shown_boxes=is_shown_boxes, device=device)
+        mode: Mode = next((mode for mode in _MODES if name == f"amsam-{mode}"), "full")
+        return Amsam(
+            name,
+            model or "builtin",
+            config=AdapterConfig(**_OURS[name]),
+            mode=mode,
+            is_shown_boxes=name == "amsam-true-box",
+            device=device,
+        )
     module, class_name = _PLACES[name]
     options: dict[str, Any] = {} if name in _ON_CPU else {"device": device}
     if model and name in _ON_OUR_MODELS:

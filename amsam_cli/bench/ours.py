@@ -16,7 +16,7 @@ from amsam_cli.bench.base import Query
 from amsam_cli.methods.prompts import Detect, Detection
 from amsam_cli.models.base import OnStep, PromptableModel
 from amsam_cli.report import Json, sha256_of
-from amsam_cli.segmentation import Plan, segment
+from amsam_cli.segmentation import Mode, Plan, segment
 from amsam_cli.version import __version__
 from amsam_cli.volume import LabelMap, Shot, Volume
 from amsam_cli.weights import ensure, parse_model
@@ -30,6 +30,7 @@ class Amsam:
         name: in tables.
         model: as `amsam adapt --model` takes it.
         config: how to adapt; the seed is that of the draw, and nothing is forecast.
+        mode: how to segment, as `amsam segment --mode` takes it.
         is_shown_boxes: whether a person draws the true box on every slice, in the place of automatic prompts.
         device: where the model runs.
     """
@@ -37,6 +38,7 @@ class Amsam:
     name: str = "amsam"
     model: str = "builtin"
     config: AdapterConfig = field(default_factory=AdapterConfig)
+    mode: Mode = "full"
     is_shown_boxes: bool = False
     device: str = "cpu"
 
@@ -51,7 +53,8 @@ class Amsam:
         """The adapter's configuration; its seed is that of the draw."""
         config = asdict(self._config(seed=0))
         kept = {key: value for key, value in config.items() if key != "seed"}
-        return {"model": parse_model(self.model)[0], "sees_the_reference": self.is_shown_boxes, **kept}
+        own = {"model": parse_model(self.model)[0], "mode": self.mode, "sees_the_reference": self.is_shown_boxes}
+        return {**own, **kept}
 
     @cached_property
     def _loaded(self) -> PromptableModel:
@@ -63,7 +66,7 @@ class Amsam:
     def fit(self, shots: Sequence[Shot], *, seed: int, on_step: OnStep | None = None) -> AdaptedModel:
         """Return the adapter of these shots with its model."""
         adapter = adapt(shots, self._loaded, config=self._config(seed), on_step=on_step)
-        return AdaptedModel(adapter, self._loaded, is_shown_boxes=self.is_shown_boxes)
+        return AdaptedModel(adapter, self._loaded, mode=self.mode, is_shown_boxes=self.is_shown_boxes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,11 +75,12 @@ class AdaptedModel:
 
     adapter: Adapter
     model: PromptableModel
+    mode: Mode = "full"
     is_shown_boxes: bool = False
 
     def segment(self, query: Query) -> LabelMap:
         """Return the labels of the scan, on its own grid."""
-        plan = Plan(detect=true_boxes(query)) if self.is_shown_boxes else Plan()
+        plan = replace(Plan.of(self.mode), detect=true_boxes(query) if self.is_shown_boxes else None)
         return segment(query.volume, self.adapter, self.model, plan=plan).labels
 
 

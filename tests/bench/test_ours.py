@@ -10,6 +10,7 @@ from amsam_cli.bench import ours
 from amsam_cli.bench.base import Query
 from amsam_cli.bench.contenders import AVAILABLE_METHODS, load_method
 from amsam_cli.metrics import dice
+from amsam_cli.segmentation import Plan
 from amsam_cli.volume import Window
 from tests.scans import BALL, ball_scan, ball_shot
 from tests.toy import ToyModel
@@ -72,3 +73,17 @@ def test_every_arm_of_the_ablation_has_a_configuration_of_its_own():
     settings = [str(sorted(load_method(name).settings.items())) for name in arms]
 
     assert len(set(settings)) == len(arms)
+
+
+@pytest.mark.parametrize("mode", ["prior", "slice", "fssam", "track"])
+def test_each_mode_is_a_method_and_segments_by_its_plan(monkeypatch, mode):
+    asked = []
+    monkeypatch.setattr(ours, "segment", lambda volume, adapter, model, plan: asked.append(plan) or Answer())
+
+    ours.AdaptedModel(None, None, mode=load_method(f"amsam-{mode}").mode).segment(Query(*ball_scan(5)))
+
+    assert asked == [Plan.of(mode)]
+
+
+class Answer:
+    labels = None
