@@ -270,9 +270,8 @@ def segment_case(
         _write(found, mask, volume, engine, options)
         if options.preview:
             limits = intensity_limits(volume, engine.adapter.recipe)
-            write_preview(
-                volume, found.labels, preview_of(mask), limits=limits, key_slices=chain(*found.seeds.values())
-            )
+            keys = chain(*found.seeds.values())
+            write_preview(volume, found.labels, preview_of(mask), limits=limits, key_slices=keys, prompts=found.prompts)
     made = _Expected(case, mask, engine, options)
     record = _record(made, volume, found, seconds=stages.seconds, warnings=(*odd, *found.warnings, *kept))
     write_json(record.to_json(), record_of(mask))

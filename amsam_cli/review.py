@@ -28,6 +28,7 @@ PANEL_PX = 320
 PICTURE_PX = 560
 GAP_PX = 10
 TEXT_PX = 15
+CROSS_PX = 6
 MARGIN = 12
 """Voxels shown round the masks, at least."""
 FILL = 0.3
@@ -54,6 +55,7 @@ def write_preview(
     *,
     limits: tuple[float, float] | None = None,
     key_slices: Iterable[int] = (),
+    prompts: Mapping[int, NDArray[np.float32]] | None = None,
 ) -> None:
     """Write one PNG that shows a mask on its scan.
 
@@ -66,6 +68,7 @@ def write_preview(
         path: a .png file. Appears whole or not at all.
         limits: raw values shown black and white; None takes percentiles of the scan.
         key_slices: slices that must be among those shown.
+        prompts: as in `Segmentation.prompts`; boxes are drawn thin, clicks as a cross, in the label's colour.
 
     Raises:
         InputError: the folder cannot be written.
@@ -73,7 +76,12 @@ def write_preview(
     """
     grey = _Greys(volume, *(limits or _percentiles(volume)))
     colours = colours_of(sorted({*labels.names, *labels.values()}))
-    panels = _pair(grey, labels, colours) if volume.depth == 1 else _mosaic(grey, labels, colours, key_slices)
+    shown = [0] if volume.depth == 1 else choose_slices(labels, tuple(key_slices))
+    panels = _pair(grey, labels, colours) if volume.depth == 1 else _mosaic(grey, labels, colours, shown)
+    for panel, index in zip(panels[-len(shown) :], shown, strict=True):
+        _draw_prompts(
+            panel, labels.geometry, {value: found[index] for value, found in (prompts or {}).items()}, colours
+        )
     sheet = _with_legend(_grid(panels), _entries(labels), colours)
     with atomic_path(path) as hidden:
         sheet.save(hidden, format="PNG")
@@ -199,17 +207,32 @@ def _pair(grey: _Greys, labels: LabelMap, colours: Mapping[int, Colour]) -> list
     return [plain, _painted(plain, labels.data[0], colours)]
 
 
-def _mosaic(
-    grey: _Greys, labels: LabelMap, colours: Mapping[int, Colour], key_slices: Iterable[int]
-) -> list[Image.Image]:
+def _mosaic(grey: _Greys, labels: LabelMap, colours: Mapping[int, Colour], shown: Sequence[int]) -> list[Image.Image]:
     size = _panel_size(labels.geometry, PANEL_PX)
     panels = []
-    for index in choose_slices(labels, tuple(key_slices)):
+    for index in shown:
         plain = Image.fromarray(grey.slice(index)).resize(size, Image.Resampling.BILINEAR)
         panel = _painted(plain, labels.data[index], colours)
         _annotate(panel, f"slice {_stored_index(grey.volume, index)}", _sides(labels.geometry))
         panels.append(panel)
     return panels
+
+
+def _draw_prompts(
+    panel: Image.Image, geometry: Geometry, prompts: Mapping[int, NDArray[np.float32]], colours: Mapping[int, Colour]
+) -> None:
+    """Draw the box and the click of each label, (3, 2) xy in voxels, on the panel of a slice; NaN draws nothing."""
+    pen = ImageDraw.Draw(panel)
+    _, height, width = geometry.shape
+    scale = np.array([panel.width / width, panel.height / height])
+    for value, points in prompts.items():
+        first, second, click = points * scale
+        if np.isfinite([first, second]).all():
+            pen.rectangle((*first, *second), outline=colours[value])
+        if np.isfinite(click).all():
+            x, y = click
+            pen.line((x - CROSS_PX, y, x + CROSS_PX, y), fill=colours[value], width=2)
+            pen.line((x, y - CROSS_PX, x, y + CROSS_PX), fill=colours[value], width=2)
 
 
 def _stored_index(volume: Volume, index: int) -> int:

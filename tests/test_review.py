@@ -180,3 +180,31 @@ def test_difference_is_cut_out_round_both_masks():
     shown = 20 + 2 * 12  # voxels, the margin being 12
     coloured = (pixels[GAP_PX : GAP_PX + PANEL_PX, GAP_PX : GAP_PX + PANEL_PX] != 60).any(axis=2).mean()
     assert coloured == pytest.approx((20 / shown) ** 2, abs=0.01)
+
+
+def test_preview_draws_boxes_and_clicks_where_the_slice_was_asked(tmp_path: Path):
+    volume = a_volume((1, 8, 8))
+    labels = labels_on(volume, range(0))
+    labels = LabelMap(labels.data, labels.geometry, {1: "organ"})
+    asked = np.array([[[1, 1], [7, 5], [3, 4]]], dtype=np.float32)
+
+    write_preview(volume, labels, tmp_path / "plain.png")
+    write_preview(volume, labels, tmp_path / "asked.png", prompts={1: asked})
+
+    changed = (pixels_of(tmp_path / "plain.png") != pixels_of(tmp_path / "asked.png")).any(axis=2)
+    rows, columns = np.nonzero(changed)
+    scale, left = PICTURE_PX / 8, 2 * GAP_PX + PICTURE_PX  # the panel on the right
+    assert rows.min() == pytest.approx(GAP_PX + scale, abs=1)
+    assert rows.max() == pytest.approx(GAP_PX + 5 * scale, abs=1)
+    assert columns.min() == pytest.approx(left + scale, abs=1)
+    assert changed[int(GAP_PX + 4 * scale), int(left + 3 * scale)]
+
+
+def test_preview_draws_nothing_where_the_slice_was_not_asked(tmp_path: Path):
+    volume = a_volume((1, 8, 8))
+    labels = labels_on(volume, range(1))
+
+    write_preview(volume, labels, tmp_path / "plain.png")
+    write_preview(volume, labels, tmp_path / "asked.png", prompts={1: np.full((1, 3, 2), np.nan, np.float32)})
+
+    assert np.array_equal(pixels_of(tmp_path / "plain.png"), pixels_of(tmp_path / "asked.png"))

@@ -15,7 +15,14 @@ from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, silent
 from amsam_cli.preprocess import Placement
 from amsam_cli.segmentation.closeup import place_to_zoom
 from amsam_cli.segmentation.fusion import Fused, fuse
-from amsam_cli.segmentation.looks import Look, look_at_prior, look_at_slices, look_at_supports
+from amsam_cli.segmentation.looks import (
+    Asked,
+    Look,
+    automatic_prompts,
+    look_at_prior,
+    look_at_slices,
+    look_at_supports,
+)
 from amsam_cli.segmentation.merging import Found, merge
 from amsam_cli.segmentation.plan import Plan
 from amsam_cli.segmentation.scene import Place, Scene
@@ -34,6 +41,8 @@ class Segmentation:
         warnings: what the user should know.
         probabilities: label value -> (D, H, W) float16 in [0, 1]; with the background's they sum to one at each voxel.
             Empty unless asked for.
+        prompts: label value -> (D, 3, 2) xy in voxels, the corners of the box and the click each slice was asked with;
+            NaN for what it was asked without.
     """
 
     labels: LabelMap
@@ -41,6 +50,7 @@ class Segmentation:
     seeds: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     probabilities: Mapping[int, NDArray[np.float16]] = field(default_factory=dict)
+    prompts: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
 
 
 def segment(
@@ -74,7 +84,9 @@ def segment(
     found = Found(last.fused.logits, last.place, last.placement)
     labels, probabilities = merge(found, volume, names, with_probabilities=plan.probabilities)
     confidence, seeds = _confidence(last, volume, names), _seeds(last, names)
-    return Segmentation(labels, confidence, seeds, _remarks(labels, names), probabilities)
+    return Segmentation(
+        labels, confidence, seeds, _remarks(labels, names), probabilities, _prompts(last, volume, names)
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +97,7 @@ class _Pass:
     placement: Placement
     fused: Fused
     keys: list[list[int]]
+    asked: Asked | None
 
 
 def _look_twice(
@@ -108,8 +121,9 @@ def _look_over(scene: Scene, plan: Plan, report: OnStep) -> _Pass:
     looks: dict[str, Look] = {}
     if plan.prior:
         looks["prior"] = look_at_prior(scene, prior)
-    if plan.slices:
-        looks["slice"] = look_at_slices(scene, prior)
+    asked = automatic_prompts(scene, prior) if plan.slices else None
+    if asked:
+        looks["slice"] = look_at_slices(scene, asked)
     report("segment", 1, 3)
     if plan.supports:
         looks["support"] = look_at_supports(scene, prior, plan)
@@ -120,7 +134,7 @@ def _look_over(scene: Scene, plan: Plan, report: OnStep) -> _Pass:
         tracked = track(scene, [*looks.values()][-1], keys, prior, plan)
         looks = tracked if tracked and plan.only_tracks else looks | tracked
     report("segment", 3, 3)
-    return _Pass(scene.place, scene.placement, fuse(looks, scene.sight.trust), keys)
+    return _Pass(scene.place, scene.placement, fuse(looks, scene.sight.trust), keys, asked)
 
 
 def _memory_model_of(adapter: Adapter, model: PromptableModel) -> MemoryModel:
@@ -149,6 +163,20 @@ def _seeds(passed: _Pass, names: Mapping[int, str]) -> dict[int, tuple[int, ...]
         for value, keys in zip(names, passed.keys, strict=True)
         if keys
     }
+
+
+def _prompts(passed: _Pass, volume: Volume, names: Mapping[int, str]) -> dict[int, NDArray[np.float32]]:
+    """Return where each label was asked for on each slice of the scan, in its voxels."""
+    if passed.asked is None:
+        return {}
+    place, placement = passed.place, passed.placement
+    points = passed.asked.points.float().cpu().numpy() - (placement.left, placement.top)
+    points = points * (placement.width / placement.frame_width, placement.height / placement.frame_height)
+    points += (place.window.left, place.window.top) if place.window else (0, 0)
+    points[passed.asked.kinds.cpu().numpy() < 0] = np.nan
+    found = np.full((volume.depth, *points.shape[1:]), np.nan, dtype=np.float32)
+    found[place.first : place.first + place.depth] = points
+    return {value: found[:, column] for column, value in enumerate(names)}
 
 
 def _remarks(labels: LabelMap, names: Mapping[int, str]) -> tuple[str, ...]:

@@ -79,18 +79,31 @@ def _certainty(logits: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(area > 0, mean_inside, 1 - peak), peak
 
 
-def look_at_slices(scene: Scene, prior: Priors) -> Look:
-    """Return every label decoded on each slice alone, from its automatic prompts and its learned one (AM-SAM)."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """The automatic prompts of L labels on D slices: points (D, L, N, 2) and their kinds (D, L, N), as in `Prompts`."""
+
+    points: Tensor
+    kinds: Tensor
+
+
+def automatic_prompts(scene: Scene, prior: Priors) -> Asked:
+    """Return a box and a click for every label on each slice, from a detector or from the prior."""
     found = scene.detected or [
         find_prompts(prior.discriminative[:, label], rule, scene.model.image_size)
         for label, rule in enumerate(scene.sight.rules)
     ]
-    points = torch.stack([each.points for each in found], dim=1)
-    kinds = torch.stack([each.point_labels for each in found], dim=1)
+    return Asked(
+        torch.stack([each.points for each in found], dim=1), torch.stack([each.point_labels for each in found], dim=1)
+    )
+
+
+def look_at_slices(scene: Scene, asked: Asked) -> Look:
+    """Return every label decoded on each slice alone, from its automatic prompts and its learned one (AM-SAM)."""
     look = Look.blank(scene.depth, scene.labels, scene.model.image_size // 4)
     for slices, labels in scene.chunks():
-        asked = Prompts(points[slices, labels], kinds[slices, labels], scene.dense[labels])
-        look.put(slices, labels, scene.model.decode(scene.slices.rows(slices), asked))
+        prompts = Prompts(asked.points[slices, labels], asked.kinds[slices, labels], scene.dense[labels])
+        look.put(slices, labels, scene.model.decode(scene.slices.rows(slices), prompts))
     return look
 
 

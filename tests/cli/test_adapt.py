@@ -15,7 +15,7 @@ def test_adapt_leaves_an_adapter_and_says_what_it_learned(amsam, toy, shots_fold
     assert ran.code == 0, ran.err
     assert "case_0.nii.gz:4" in ran.out
     assert "Forecast Dice" in ran.out
-    assert "decoder LoRA" in ran.out
+    assert "Trained" in ran.out
     assert {path.name for path in Path("amsam_adapter").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -110,3 +110,22 @@ def test_info_shows_what_adapt_printed(amsam, adapter_folder):
 
     assert ran.json["labels"] == {"1": "label_1", "2": "label_2"}
     assert "case_0.nii.gz:4" in amsam("info", adapter_folder).out
+
+
+def test_adapt_prints_how_much_of_each_module_it_trained(amsam, toy, shots_folder):
+    ran = amsam("adapt", shots_folder, "--steps", 2, "--no-forecast", "--tune", "encoder", "--bilevel", "first")
+
+    assert ran.code == 0, ran.err
+    assert all(part in ran.out for part in ("decoder LoRA", "encoder LoRA", "mask decoder", "calibration", "prompts"))
+
+
+def test_folder_of_pictures_and_masks_goes_all_the_way(amsam, toy, tmp_path):
+    figures = Path(__file__).parents[2] / "sample_data" / "figures"
+
+    adapted = amsam("adapt", "--shots", 4, figures / "labels", "--steps", 2, "--no-forecast", "-o", "people")
+    segmented = amsam("segment", figures / "images", "-a", "people", "-o", "masks", "--preview")
+    evaluated = amsam("evaluate", "masks", figures / "labels", "--json")
+
+    assert (adapted.code, segmented.code, evaluated.code) == (0, 0, 0), adapted.err + segmented.err + evaluated.err
+    dice = [row["value"] for row in evaluated.json["rows"] if row["metric"] == "dice"]
+    assert len(dice) == len(list((figures / "images").glob("*.png")))

@@ -165,3 +165,15 @@ def test_detector_takes_the_place_of_the_prior(adapter: Adapter, model: ToyModel
 
     assert asked == [1] * 9
     assert not np.array_equal(plain.labels.data, shown.labels.data)
+
+
+def test_segment_tells_where_it_asked(adapter: Adapter, model: ToyModel):
+    volume, _ = ball_scan(7)
+    box = (10.0, 12.0, 20.0, 24.0)
+
+    result = segment(volume, adapter, model, plan=Plan(zooms=False, detect=lambda part: {BALL: [(box, 0.9)]}))
+
+    assert result.prompts[BALL].shape == (9, 3, 2)
+    assert np.allclose(result.prompts[BALL][:, :2], [[10, 12], [20, 24]], atol=1e-3)
+    assert np.isnan(result.prompts[BALL][:, 2]).all()
+    assert np.isnan(result.prompts[OTHER]).all()
