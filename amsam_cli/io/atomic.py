@@ -111,7 +111,7 @@ def _disk_errors_in_words(path: Path, hidden: Path) -> Iterator[None]:
     try:
         yield
     except OSError as err:
-        if err.errno in (errno.ENOSPC, errno.EDQUOT):
+        if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceError(
                 f"The disk is full: '{path}' was not written.", "Free some space, or give another output."
             ) from err

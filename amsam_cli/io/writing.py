@@ -152,6 +152,8 @@ def _write(stored: NDArray[Any], path: Path, geometry: Geometry, *, dtype: DType
     if suffix == ".png":
         _write_picture(stored, path, dtype=dtype)
         return
+    if geometry.unit == "px":  # (1, H, W) -> (W, H, 1)
+        stored, geometry = np.swapaxes(stored, 1, 3), Geometry(geometry.shape[::-1], _PICTURE_AFFINE)
     if suffix == ".dcm":
         _refuse_other_than_dicom(path, meta)
         _save(stored, path, writer=SegmentationWriter, dtype=dtype, meta=meta)
@@ -161,8 +163,6 @@ def _write(stored: NDArray[Any], path: Path, geometry: Geometry, *, dtype: DType
             f"'{path}' is of no format that amsam writes.",
             f"Use {', '.join(VOLUME_SUFFIXES)}, .dcm for DICOM series, or .png for a picture.",
         )
-    if geometry.unit == "px":  # (1, H, W) -> (W, H, 1)
-        stored, geometry = np.swapaxes(stored, 1, 3), Geometry(geometry.shape[::-1], _PICTURE_AFFINE)
     writer = NiftiWriter if suffix.startswith(".nii") else ItkWriter
     _save(stored, path, writer=writer, dtype=dtype, meta={**meta, "affine": geometry.affine})
 

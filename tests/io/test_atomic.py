@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from amsam_cli.errors import InputError, ResourceError
 from amsam_cli.io import atomic_folder, atomic_path
+from amsam_cli.io.formats import is_sidecar
 
 
 def fail_halfway(path: Path, error: type[BaseException]) -> None:
@@ -104,3 +108,52 @@ def test_atomic_folder_refuses_a_folder_of_someone_else(tmp_path: Path) -> None:
         pass
 
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from amsam_cli.io.atomic import atomic_path
+with atomic_path(Path(sys.argv[1])) as hidden:
+    hidden.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_process_that_is_killed_leaves_the_old_file_and_no_half_one(tmp_path: Path) -> None:
+    (tmp_path / "mask.nii.gz").write_text("old")
+
+    ran = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "mask.nii.gz"], check=False)
+
+    assert ran.returncode == -signal.SIGKILL
+    assert (tmp_path / "mask.nii.gz").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir() if not is_sidecar(path)] == ["mask.nii.gz"]
+
+
+FULL = """
+import resource, signal, sys
+import numpy as np
+from pathlib import Path
+from amsam_cli.errors import ResourceError
+from amsam_cli.io import write_labels
+from amsam_cli.volume import Geometry, LabelMap, Source
+grid = Geometry((40, 40, 40), np.eye(4))
+noise = np.random.default_rng(0).integers(0, 200, grid.shape).astype(np.uint16)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+for name in sys.argv[1:]:
+    try:
+        write_labels(LabelMap(noise, grid), Path(name), like=Source(Path("a.mha"), "mha", grid))
+    except ResourceError:
+        print(Path(name).name)
+"""
+
+
+def test_mask_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path: Path) -> None:
+    names = ["mask.nii.gz", "mask.nii", "mask.nrrd", "mask.mha"]
+    command = [sys.executable, "-c", FULL, *(tmp_path / "out" / name for name in names)]
+
+    ran = subprocess.run(command, check=False, capture_output=True, text=True)
+
+    assert ran.stdout.split() == names, ran.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from typing import Any
 
 import highdicom as hd
 import numpy as np
+import pydicom
 from monai.config import PathLike
 from monai.data import ImageReader
 from monai.utils import ensure_tuple
@@ -73,11 +74,22 @@ def is_segmentation(path: Path) -> bool:
 def _open(path: Path) -> Any:
     try:
         with quiet():
-            found = hd.seg.segread(path)
+            header = pydicom.dcmread(path)
+            _complete_measures(header)
+            found = hd.seg.Segmentation.from_dataset(header, copy=False)
     except (ValueError, AttributeError, KeyError, OSError, RuntimeError, TypeError) as err:
         raise _refusal(path.name, err) from err
     found.filename = str(path)
     return found
+
+
+def _complete_measures(header: Any) -> None:
+    """Give a thickness to what has none, as marks on an X-ray; highdicom would refuse it, and nothing here asks."""
+    shared = header.get("SharedFunctionalGroupsSequence", ())
+    for groups in (*shared, *header.get("PerFrameFunctionalGroupsSequence", ())):
+        for measures in groups.get("PixelMeasuresSequence", ()):
+            if "SliceThickness" not in measures:
+                measures.SliceThickness = 1.0
 
 
 def _refusal(name: str, err: Exception) -> InputError:
@@ -139,6 +151,7 @@ class _Masks:
             return np.asarray(only == number).T[..., None]
         inside = np.zeros(frames.shape[1:], np.bool_)
         for groups, frame in zip(self._seg.PerFrameFunctionalGroupsSequence, frames, strict=True):
-            if int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber) == number:
+            owner = groups if "SegmentIdentificationSequence" in groups else self._seg.SharedFunctionalGroupsSequence[0]
+            if int(owner.SegmentIdentificationSequence[0].ReferencedSegmentNumber) == number:
                 inside |= frame >= PROBABLE * highest
         return inside.T[..., None]

@@ -189,3 +189,20 @@ def test_lossy_series_without_its_ratio_gets_a_segmentation(save_series: Save, t
     write_labels(labels_on(volume), tmp_path / "m.dcm", like=volume.source)
 
     assert (tmp_path / "m.dcm").is_file()
+
+
+def test_xray_gets_a_segmentation_without_a_place(save_series: Save, tmp_path: Path) -> None:
+    def change(number: int, header: pydicom.FileDataset) -> None:
+        complete(number, header)
+        del header.ImagePositionPatient, header.ImageOrientationPatient, header.FrameOfReferenceUID
+        header.PatientOrientation, header.Modality = ["L", "F"], "DX"
+        header.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+
+    volume = read_volume(save_series([(0, 0, 0)], change=change))
+    labels = np.zeros((1, 4, 5), np.uint16)
+    labels[0, 1, 4] = 2
+
+    write_labels(LabelMap(labels, volume.geometry, {2: "lung"}), tmp_path / "m.dcm", like=volume.source)
+
+    back = read_labels(tmp_path / "m.dcm", "axial", on=volume.source.geometry)
+    assert np.array_equal(back.data, labels)
