@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from tests.cli.conftest import assert_two_lines
@@ -69,3 +70,41 @@ def test_segment_with_nothing_to_do_is_exit_2(amsam, adapter_folder, scans_folde
 
     assert ran.code == 2
     assert_two_lines(ran.err)
+
+
+SAMPLE_SERIES = Path(__file__).parents[2] / "sample_data" / "dicom"
+
+
+def test_segment_writes_dicom_seg_probabilities_and_statistics(amsam, adapter_folder, tmp_path):
+    (tmp_path / "codes.json").write_text('{"label_1": "SCT:10200004:Liver"}')
+    wanted = ("--save-probabilities", "--statistics", "--codes", "codes.json", "--preview")
+
+    ran = amsam("segment", SAMPLE_SERIES, "-o", "masks", "--format", "seg", *wanted)
+
+    assert ran.code == 0, ran.err
+    assert {path.name for path in Path("masks").iterdir()} == {
+        "dicom.dcm",
+        "dicom.dcm.json",
+        "dicom.dcm.preview.png",
+        "dicom.dcm.probabilities.dcm",
+    }
+    seg = pydicom.dcmread("masks/dicom.dcm")
+    assert (seg.SegmentationType, seg.SegmentSequence[0].SegmentLabel) == ("BINARY", "label_1")
+    assert pydicom.dcmread("masks/dicom.dcm.probabilities.dcm").SegmentationType == "FRACTIONAL"
+    assert seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeValue == "10200004"
+    record = json.loads(Path("masks/dicom.dcm.json").read_text())
+    assert set(record["statistics"]) == {"label_1", "label_2"}
+    assert str(tmp_path) not in json.dumps(record)
+
+
+def test_segment_writes_probabilities_on_the_grid_of_the_scan(amsam, adapter_folder, scans_folder):
+    scan = scans_folder / "images" / "case_7.nii.gz"
+
+    ran = amsam("segment", scan, "-o", "mask.nii.gz", "--save-probabilities", "-q")
+
+    likely, mask = nib.load("mask.nii.gz.probabilities.nii.gz"), nib.load("mask.nii.gz")
+    values = np.asarray(likely.dataobj)
+    assert ran.code == 0
+    assert (likely.shape, values.dtype.name) == ((*mask.shape, 2), "float32")
+    assert np.array_equal(values, values.astype(np.float16))
+    assert np.allclose(likely.affine, mask.affine)
