@@ -19,7 +19,7 @@ from amsam_cli.bench.machine import describe_machine
 from amsam_cli.bench.ranking import table
 from amsam_cli.bench.record import CaseResult, Result, read_results
 from amsam_cli.bench.splits import SEEDS, DataSet, Split, label_folder, load_splits
-from amsam_cli.errors import InputError
+from amsam_cli.errors import InputError, ResourceError
 
 if TYPE_CHECKING:
     from amsam_cli.bench.cases import Cases
@@ -87,6 +87,8 @@ def run_fewshot(
 ) -> list[Result]:
     """Return the results of a selection; those that `output` lacks are run and written there one by one.
 
+    A method that runs out of memory, or whose own package fails on a draw, is left out there with an error in the log.
+
     Args:
         data: folder of data sets, each with `images` and `labels`.
         output: folder of results, kept over several sittings.
@@ -104,7 +106,10 @@ def run_fewshot(
     for done, task in enumerate(tasks):
         report("bench", done, len(tasks))
         log.info("%s", task.blank.place)
-        results.append(_finished(task, output) or _run(task, output, on_step))
+        try:
+            results.append(_finished(task, output) or _run(task, output, on_step))
+        except ResourceError as err:  # a peer that fails on one draw must not cost the night
+            log.error("%s failed and is left out: %s %s", task.blank.place, err, err.hint or "")
     report("bench", len(tasks), len(tasks))
     return results
 

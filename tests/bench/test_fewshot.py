@@ -12,7 +12,7 @@ import pytest
 from amsam_cli.bench.base import Query
 from amsam_cli.bench.fewshot import AVAILABLE_METHODS, Selection, read_results, run_fewshot
 from amsam_cli.bench.record import Result
-from amsam_cli.errors import InputError
+from amsam_cli.errors import InputError, ResourceError
 from amsam_cli.volume import LabelMap, Shot
 
 
@@ -156,3 +156,16 @@ def test_result_says_what_it_ran_on_without_a_name(data, splits, selection, tmp_
 
     assert "processor core" in machine
     assert platform.node() not in machine
+
+
+def test_method_that_fails_on_one_draw_does_not_stop_the_others(data, splits, selection, oracle, tmp_path, caplog):
+    class Failing(Oracle):
+        def fit(self, shots, *, seed, on_step=None):
+            raise ResourceError("No memory is left.", "Close something.")
+
+    both = replace(selection, shots=(1,), methods=[Failing("weak"), oracle])
+
+    results = run_fewshot(data, tmp_path / "out", both, splits=splits)
+
+    assert [result.method for result in results] == ["oracle"]
+    assert "weak_1.json failed and is left out: No memory is left." in caplog.text
