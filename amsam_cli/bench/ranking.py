@@ -18,6 +18,9 @@ from amsam_cli.report.scores import bootstrap_interval, macro_mean, number_text
 Column = tuple[str, str]
 """A method's name and version."""
 
+NEARLY_ALL = 0.9
+"""Share of the scans of the method that has run on most."""
+
 Scores = Mapping[tuple[str, int], float]
 """Scan and seed -> Dice."""
 
@@ -121,10 +124,9 @@ class Duel:
 def rank(results: Sequence[Result]) -> list[Duel]:
     """Return the best method of each shot count against every other one, by Dice; under-trained results are left out.
 
-    The best is the one that is ahead of the others by most, on the mean over what each two of them segmented: a table
-    grows over weeks, and a method that has run on few sets must not decide on which sets others are judged. A scan
-    counts by the mean over its labels and over the seeds that asked both for it, so that one patient asked for twice is
-    not two.
+    Only a method that has run on nearly all scans can be the best, by its mean over those that all such methods
+    segmented: a table grows over weeks, and who has run on easy scans alone must not win by that. A scan counts by the
+    mean over its labels and over the seeds that asked both for it, so that one patient asked for twice is not two.
     """
     duels: list[Duel] = []
     fair = [result for result in results if result.is_fair]
@@ -138,18 +140,19 @@ def rank(results: Sequence[Result]) -> list[Duel]:
 def _duels(shots: int, scores: Mapping[Column, Scores]) -> list[Duel]:
     if len(scores) < 2:
         return []
-    best = max(scores, key=lambda column: _lead(scores[column], [scores[each] for each in scores if each != column]))
+    best = _best(scores)
     others = [column for column in scores if column != best and scores[best].keys() & scores[column].keys()]
     outcomes = [_outcome(scores[best], scores[other]) for other in others]
     corrected = holm([outcome.p_value for outcome in outcomes])
     return [Duel(shots, best, *each) for each in zip(others, outcomes, corrected, strict=True)]
 
 
-def _lead(mine: Scores, others: Sequence[Scores]) -> float:
-    """Return by how much Dice a method is ahead of others, each over the scans that both have; -1 if there are none."""
-    shared = [(other, mine.keys() & other.keys()) for other in others]
-    ahead = [np.mean([mine[scan] - other[scan] for scan in scans]) for other, scans in shared if scans]
-    return float(np.mean(ahead)) if ahead else -1.0
+def _best(scores: Mapping[Column, Scores]) -> Column:
+    """Return the method of highest mean among those that have run on nearly all scans."""
+    enough = NEARLY_ALL * max(map(len, scores.values()))
+    wide = [column for column, each in scores.items() if len(each) >= enough]
+    common = set.intersection(*(set(scores[column]) for column in wide))
+    return max(wide, key=lambda column: float(np.mean([scores[column][scan] for scan in common or scores[column]])))
 
 
 def _by_scan(results: Sequence[Result]) -> Scores:
