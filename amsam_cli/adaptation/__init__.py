@@ -167,7 +167,7 @@ def _remarks(adapter: Adapter, expected: Forecast | None) -> tuple[str, ...]:
     if adapter.config.forecast and expected is None:
         remarks.append("One shot only: nothing could be held out, so there is no forecast.")
     for name, trust in zip(names, adapter.whole.trust, strict=True):
-        if max(trust.slice, trust.support) < COLLAPSED:
+        if max(trust.prior, trust.slice, trust.support) < COLLAPSED:
             remarks.append(f"'{name}' was not learned: its own shots are found with a Dice of {trust.slice:.2f}.")
     for value, overlap in (_reported(expected) or {}).items():
         if overlap < 0.5:

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from amsam_cli.adaptation.lesson import Example, Lesson
 from amsam_cli.adapter import Sight, SupportBank, Trust
 from amsam_cli.methods import prompts, pseudo_prompt
+from amsam_cli.methods.blending import Blend, fit_blend
 from amsam_cli.methods.losses import hard_dice, to_side
 from amsam_cli.methods.probe import Probe, fit_probe
 from amsam_cli.methods.pseudo_prompt import Prototypes
-from amsam_cli.models.base import Embedding, Memory, Prompts
+from amsam_cli.models.base import CLIP, Embedding, Memory, Prompts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,9 +60,14 @@ def explore(lesson: Lesson, examples: Sequence[Example]) -> Scene:
 
 @torch.no_grad()
 def judge(lesson: Lesson, scene: Scene, dense: Tensor) -> Sight:
-    """Return the part of a scene that an adapter keeps, with the trust each look at each label has earned."""
-    trust = tuple(_trust(lesson, scene, dense, label) for label in range(len(lesson.labels)))
-    return Sight(scene.rules, trust, scene.bank, scene.probe)
+    """Return the part of a scene that an adapter keeps, with what each look at each label has earned on the shots."""
+    trust, blends = [], []
+    for label in range(len(lesson.labels)):
+        views = _look_back(lesson, scene, dense, label)
+        truth = torch.cat([example.masks[:, label] for example in scene.examples])
+        trust.append(Trust(**{name: _overlap(logits, truth) for name, logits in views.items()}))
+        blends.append(_blend(views, truth) if len(scene.examples) > 1 else Blend())
+    return Sight(scene.rules, tuple(trust), tuple(blends), scene.bank, scene.probe)
 
 
 def _memories_of(example: Example, lesson: Lesson) -> Memory:
@@ -139,28 +144,38 @@ def _prompts(
     return rules, Prompts.cat(found)
 
 
-def _trust(lesson: Lesson, scene: Scene, dense: Tensor, label: int) -> Trust:
-    """Return how well the ways of looking do on the shots that show a label, none helped by itself."""
+def _look_back(lesson: Lesson, scene: Scene, dense: Tensor, label: int) -> dict[str, Tensor]:
+    """Return the logits (K * A, s, s) of all ways of looking at the views of all shots, none helped by its own shot."""
+    rule, count = scene.rules[label], len(scene.examples)
+    looks: dict[str, list[Tensor]] = {"prior": [], "slice": [], "support": []}
+    for shot, example in enumerate(scene.examples):
+        learned = dense[label].to(lesson.model.device).expand(example.views, -1)
+        row = (label * count + shot) * example.views
+        asked = replace(scene.found.rows(slice(row, row + example.views)), dense=learned)
+        looks["prior"].append(rule.logits(scene.prior[shot, :, label, None]))
+        looks["slice"].append(lesson.model.decode(example.slices, asked).logits)
+        plain = Prompts.empty(example.views, device=learned.device, dense=learned if lesson.remembers_itself else None)
+        bank = [memory.repeat(example.views) for memory in _others_memories(lesson, scene, label, shot)]
+        looks["support"].append(lesson.memory_model.recall(example.remembered, bank, plain).logits)
+    return {name: torch.cat(parts)[:, 0] for name, parts in looks.items()}
+
+
+def _others_memories(lesson: Lesson, scene: Scene, label: int, shot: int) -> list[Memory]:
+    """Return the memories of the other shots that show a label; its own where it is the only one."""
     shown = scene.bank.prototypes.present[:, label].nonzero()[:, 0].tolist()
-    memories = dict(zip(shown, scene.bank.memories(label, lesson.memory_model.device), strict=True))
-    guessed, alone, recalled = [], [], []
-    for shot in shown:
-        example = scene.examples[shot]
-        views = example.views
-        learned = dense[label].to(lesson.model.device).expand(views, -1)
-        row = (label * len(scene.examples) + shot) * views
-        asked = replace(scene.found.rows(slice(row, row + views)), dense=learned)
-        above = scene.prior[shot, :, label, None] - scene.rules[label].threshold
-        guessed.append(_overlap(above, example.masks[:, label]))
-        alone.append(_overlap(lesson.model.decode(example.slices, asked).logits, example.masks[:, label]))
-        others = [memories[other] for other in shown if other != shot] or [memories[shot]]
-        plain = Prompts.empty(views, device=learned.device, dense=learned if lesson.remembers_itself else None)
-        answer = lesson.memory_model.recall(example.remembered, [each.repeat(views) for each in others], plain)
-        recalled.append(_overlap(answer.logits, example.memory_masks[:, label]))
-    return Trust(*(round(float(np.mean(overlaps)), 4) for overlaps in (guessed, alone, recalled)))
+    memories = scene.bank.memories(label, lesson.memory_model.device)
+    return [memory for other, memory in zip(shown, memories, strict=True) if other != shot] or memories
 
 
 def _overlap(logits: Tensor, truth: Tensor) -> float:
-    """Return the mean Dice of masks (A, 1, s, s) over views (A, S, S)."""
+    """Return the mean Dice of masks (n, s, s) over the views (n, S, S) that show the label."""
     small = to_side(truth[:, None], logits.shape[-1])[:, 0]
-    return float(hard_dice(logits[:, 0] > 0, small > 0.5).mean())
+    shown = small.flatten(1).amax(dim=1) > 0.5
+    return round(float(hard_dice(logits[shown] > 0, small[shown] > 0.5).mean()), 4) if shown.any() else 0.0
+
+
+def _blend(views: dict[str, Tensor], truth: Tensor) -> Blend:
+    """Return the blend of looks of any resolution."""
+    side = max(logits.shape[-1] for logits in views.values())
+    fine = {name: to_side(logits[:, None], side)[:, 0].clamp(-CLIP, CLIP).cpu() for name, logits in views.items()}
+    return fit_blend(fine, to_side(truth[:, None], side)[:, 0].cpu())

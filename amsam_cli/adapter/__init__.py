@@ -22,6 +22,7 @@ from torch import Tensor
 from amsam_cli.adapter.changes import DECODER_TARGETS, Changes, attached, lora_config
 from amsam_cli.adapter.config import AdapterConfig, Tune
 from amsam_cli.errors import AdapterError
+from amsam_cli.methods.blending import Blend
 from amsam_cli.methods.probe import Probe
 from amsam_cli.methods.prompts import PromptRule
 from amsam_cli.methods.pseudo_prompt import Prototypes
@@ -136,13 +137,15 @@ class Sight:
 
     Attributes:
         rules: how each label's prior becomes prompts.
-        trust: how much each way of looking at each label counts.
+        trust: how well each way of looking at each label did on the shots.
+        blends: how much each counts.
         bank: the support memories.
         probe: the classifier behind the prior; None where the prior is the cosine to the bank's prototypes.
     """
 
     rules: tuple[PromptRule, ...]
     trust: tuple[Trust, ...]
+    blends: tuple[Blend, ...]
     bank: SupportBank
     probe: Probe | None = None
 
@@ -287,6 +290,7 @@ def _restore_sight(scale: str, about: dict[str, Any], memories: dict[str, Tensor
     return Sight(
         rules=tuple(PromptRule(**rule) for rule in about[scale]["rules"]),
         trust=tuple(Trust(**trust) for trust in about[scale]["trust"]),
+        blends=tuple(Blend(**blend) for blend in about[scale]["blends"]),
         bank=SupportBank(tensors["maps"], tensors["pointers"], tensors["masks"], known),
         probe=None if weight is None or bias is None else Probe(weight, bias),
     )
@@ -304,7 +308,11 @@ def _describe(adapter: Adapter) -> dict[str, Any]:
         "recipe": asdict(adapter.recipe),
         "config": asdict(adapter.config),
         **{
-            scale: {"rules": [asdict(rule) for rule in sight.rules], "trust": [asdict(each) for each in sight.trust]}
+            scale: {
+                "rules": [asdict(rule) for rule in sight.rules],
+                "trust": [asdict(each) for each in sight.trust],
+                "blends": [asdict(each) for each in sight.blends],
+            }
             for scale, sight in _sights(adapter).items()
         },
         "shots": list(record.shots),

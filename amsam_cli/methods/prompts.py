@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from amsam_cli.models.base import Prompts
+from amsam_cli.models.base import CLIP, Prompts
 from amsam_cli.preprocess import Placement
 from amsam_cli.volume import Volume
 
@@ -46,6 +46,11 @@ class PromptRule:
 
     threshold: float
     smallest: float
+
+    def logits(self, prior: Tensor) -> Tensor:
+        """Return a prior in [0, 1] as logits of a mask: how far it lies above the threshold."""
+        return (2 * CLIP * (prior.float() - self.threshold)).clamp(-CLIP, CLIP)
+
     is_silent: bool = False
 
 

@@ -14,6 +14,9 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+CLIP = 10.0
+"""Logits of masks are kept within this, so that no single look drowns the others."""
+
 OnStep = Callable[[str, int, int], None]
 """Told about progress: name of the stage, steps done, steps in all."""
 

@@ -134,7 +134,7 @@ def _look_over(scene: Scene, plan: Plan, report: OnStep) -> _Pass:
         tracked = track(scene, [*looks.values()][-1], keys, prior, plan)
         looks = tracked if tracked and plan.only_tracks else looks | tracked
     report("segment", 3, 3)
-    return _Pass(scene.place, scene.placement, fuse(looks, scene.sight.trust), keys, asked)
+    return _Pass(scene.place, scene.placement, fuse(looks, scene.sight.blends), keys, asked)
 
 
 def _memory_model_of(adapter: Adapter, model: PromptableModel) -> MemoryModel:

@@ -9,10 +9,10 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from amsam_cli.adapter import Trust
+from amsam_cli.methods.blending import KINDS, Blend
 from amsam_cli.methods.losses import to_side
+from amsam_cli.models.base import CLIP
 from amsam_cli.segmentation.looks import Look
-from amsam_cli.segmentation.scene import CLIP
 from amsam_cli.segmentation.tracking import agreement
 
 SLICES = 16
@@ -35,24 +35,20 @@ class Fused:
     agreement: Tensor
 
 
-def fuse(looks: Mapping[str, Look], trust: Sequence[Trust]) -> Fused:
-    """Return the weighted mean of looks, by predicted IoU and by how well each kind did on the shots."""
+def fuse(looks: Mapping[str, Look], blends: Sequence[Blend]) -> Fused:
+    """Return the weighted mean of looks, by predicted IoU and by the share that each kind earned on the shots."""
     weights = {
-        name: look.weight * look.score * torch.tensor([_worth(name, each) for each in trust])
+        name: look.weight * look.score * torch.tensor([blend.share(name) for blend in blends])
         for name, look in looks.items()
     }
     total = torch.stack([*weights.values()]).sum(dim=0).clamp_min(1e-6)
     presence = sum(weights[name] * look.presence for name, look in looks.items()) / total
     score = sum(weights[name] * look.score for name, look in looks.items()) / total
     logits = _mean_logits(looks, {name: weight / total for name, weight in weights.items()})
+    if looks.keys() >= set(KINDS):  # the level is that of all kinds together
+        logits -= torch.tensor([blend.level for blend in blends], dtype=logits.dtype)[:, None, None]
     logits[presence < 0.5] = -CLIP
     return Fused(logits, score, presence, _agreement([*looks.values()]))
-
-
-def _worth(name: str, trust: Trust) -> float:
-    """Return how much a kind of look counts for a label: the square of its Dice on the shots."""
-    kind = {"prior": trust.prior, "slice": trust.slice}.get(name, trust.support)
-    return float(kind**2 + 1e-3)
 
 
 def _mean_logits(looks: Mapping[str, Look], shares: Mapping[str, Tensor]) -> Tensor:

@@ -16,9 +16,9 @@ from amsam_cli.methods.losses import to_side
 from amsam_cli.methods.prompts import find_prompts
 from amsam_cli.methods.pseudo_prompt import Priors
 from amsam_cli.methods.refinement import refine
-from amsam_cli.models.base import Decoded, Memory, Prompts
+from amsam_cli.models.base import CLIP, Decoded, Memory, Prompts
 from amsam_cli.segmentation.plan import Plan
-from amsam_cli.segmentation.scene import CLIP, ROWS, Scene, batched
+from amsam_cli.segmentation.scene import ROWS, Scene, batched
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,12 +54,12 @@ class Look:
 
 def look_at_prior(scene: Scene, prior: Priors) -> Look:
     """Return the thresholded prior as a look: logits are how far it lies above the threshold."""
-    threshold = torch.tensor([rule.threshold for rule in scene.sight.rules], device=prior.discriminative.device)
     side = max(scene.model.image_size // 4, prior.discriminative.shape[-1])
     parts = []
     for some in batched(prior.discriminative, ROWS):
-        above = 2 * CLIP * (to_side(some.float(), side) - threshold[None, :, None, None])
-        parts.append(above.clamp(-CLIP, CLIP).cpu())
+        resized = to_side(some.float(), side)
+        above = [rule.logits(resized[:, label]) for label, rule in enumerate(scene.sight.rules)]
+        parts.append(torch.stack(above, dim=1).cpu())
     fine = torch.cat(parts)
     sure, presence = _certainty(fine)
     allowed = scene.allowed.float()

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from amsam_cli.models.base import CLIP
 from amsam_cli.preprocess import Placement
-from amsam_cli.segmentation.scene import CLIP, Place
+from amsam_cli.segmentation.scene import Place
 from amsam_cli.volume import LabelMap, Volume
 
 SLAB_MIB = 128

@@ -19,8 +19,6 @@ from amsam_cli.volume import Volume, Window
 
 ROWS = 16
 """Masks decoded at once."""
-CLIP = 10.0
-"""Logits are kept within this, so that no single look drowns the others."""
 
 
 @dataclass(frozen=True, slots=True)

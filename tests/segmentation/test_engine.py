@@ -160,8 +160,8 @@ def test_detector_takes_the_place_of_the_prior(adapter: Adapter, model: ToyModel
         asked.append(part.depth)
         return {BALL: [((10.0, 10.0, 20.0, 20.0), 0.9)]}
 
-    plain = segment(volume, adapter, model, plan=Plan(supports=False, tracks=False, zooms=False))
-    shown = segment(volume, adapter, model, plan=Plan(supports=False, tracks=False, zooms=False, detect=detect))
+    plain = segment(volume, adapter, model, plan=Plan(prior=False, supports=False, tracks=False, zooms=False))
+    shown = segment(volume, adapter, model, plan=Plan(prior=False, supports=False, tracks=False, zooms=False, detect=detect))
 
     assert asked == [1] * 9
     assert not np.array_equal(plain.labels.data, shown.labels.data)

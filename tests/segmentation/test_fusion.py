@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from amsam_cli.adapter import Trust
+from amsam_cli.methods.blending import Blend
 from amsam_cli.segmentation.fusion import fuse
 from amsam_cli.segmentation.looks import Look
 
-SURE, UNSURE = Trust(prior=1.0, slice=1.0, support=1.0), Trust(prior=1.0, slice=0.0, support=1.0)
+SURE, UNSURE = Blend(), Blend(prior=0.5, slice=0.0, support=0.5)
 
 
 def look(logit: float, *, score: float = 1.0, presence: float = 1.0, weight: float = 1.0, side: int = 4) -> Look:
@@ -60,3 +60,13 @@ def test_agreement_is_the_mean_dice_of_pairs():
 
     # Dice 1 of the first two; 2 * 8 / (16 + 8) = 2/3 of each with the half.
     assert fused.agreement.item() == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+
+
+def test_level_is_taken_off_where_every_kind_of_look_took_part():
+    looks = {"prior": look(1.0), "slice": look(1.0), "support": look(1.0)}
+
+    lifted = fuse(looks, [Blend(level=-2.0)])
+    partial = fuse({"slice": look(1.0)}, [Blend(level=-2.0)])
+
+    assert torch.allclose(lifted.logits.float(), torch.tensor(3.0), atol=1e-2)
+    assert torch.allclose(partial.logits.float(), torch.tensor(1.0), atol=1e-2)
