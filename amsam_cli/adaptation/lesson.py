@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amsam_cli.adaptation.augmentation import augment
+from amsam_cli.adaptation.augmentation import Strength, augment
 from amsam_cli.adapter import AdapterConfig, Backbone
 from amsam_cli.errors import InputError
 from amsam_cli.models.base import Embedding, MemoryModel, OnStep, PromptableModel, at_side
@@ -24,6 +24,8 @@ CONTEXT = 12
 """Slices of each shot's scan that set the scale of its prior."""
 FROZEN_VIEWS, TUNED_VIEWS = 12, 3
 """Views of each shot, itself first: as many as training needs, or only as many as judging the result does."""
+MILD = Strength(turn=0.26, stretch=0.2, move=0.1, bend=0.02, closer=0.0)
+"""Views that are judged, and that probes learn from, stray no further than patients do."""
 ENCODED_TOGETHER = 4 * 256**2
 """Pixels in a batch: four frames of the built-in model, one of SAM's."""
 
@@ -59,7 +61,7 @@ class Example:
         remembered: (A, ...) features of the memory model; the same object where it is the same model.
         masks: (A, L, S, S) soft masks in the slice model's frame.
         memory_masks: (A, L, S', S') in the memory model's frame.
-        context: (n, C, h, w) features of slices of its scan.
+        context: (n, C, h, w) features of slices of its scan, for priors by cosine; None where a probe finds them.
     """
 
     shot: Shot
@@ -67,7 +69,7 @@ class Example:
     remembered: Embedding
     masks: Tensor
     memory_masks: Tensor
-    context: Tensor
+    context: Tensor | None
 
     @property
     def views(self) -> int:
@@ -148,7 +150,7 @@ class Lesson:
     def _encode(self, still: Still) -> Example:
         slices = encode_all(self.model, still.pixels)
         remembered = slices if self.remembers_itself else encode_all(self.memory_model, still.memory_pixels)
-        context = encode_all(self.model, still.context).features
+        context = encode_all(self.model, still.context).features if self.config.prior == "cosine" else None
         return Example(still.shot, slices, remembered, still.masks, still.memory_masks, context)
 
 
@@ -231,7 +233,9 @@ class _Stage:
         """Return the views of one frame, the first as it is; the same views at every side for the same seed."""
         generator = torch.Generator().manual_seed(seed)
         side, more = pixels.shape[-1], self.views - 1
-        moved, labels = augment(pixels.repeat(more, 1, 1, 1), masks.repeat(more, 1, 1, 1), generator, side=side)
+        moved, labels = augment(
+            pixels.repeat(more, 1, 1, 1), masks.repeat(more, 1, 1, 1), generator, side=side, strength=MILD
+        )
         return torch.cat([pixels, moved]).to(self.device), torch.cat([masks, labels]).to(self.device)
 
     def _context(self, around: Volume, scan: Volume) -> Tensor:

@@ -114,6 +114,7 @@ def _cosines(examples: Sequence[Example], known: Prototypes) -> Tensor:
     """Return the prior (K, A, L, h, w) of each shot by the prototypes of the others (FSSAM's PPG)."""
     by_shot = []
     for index, example in enumerate(examples):
+        assert example.context is not None
         others = known.only(_others(index, len(examples)))
         context = pseudo_prompt.similarities(example.context, others)
         own = pseudo_prompt.similarities(example.slices.features, others)

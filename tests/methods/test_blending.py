@@ -25,17 +25,17 @@ def test_blend_trusts_the_look_that_was_right():
 
     blend = fit_blend(looks, truth)
 
-    assert blend.support > 0.8
+    assert blend.support > 0.75
     assert blend.prior + blend.slice + blend.support == pytest.approx(1, abs=1e-3)
 
 
 def test_blend_mends_a_look_that_is_too_shy():
     truth, generator = scene()
-    shy = 4 * truth - 5 + 0.3 * noise(generator)
+    shy = 4 * truth - 3.5 + 0.3 * noise(generator)
 
     blend = fit_blend(dict.fromkeys(("prior", "slice", "support"), shy), truth)
 
-    assert -4 <= blend.level < -2
+    assert -2 <= blend.level < -1
 
 
 def test_level_stays_within_bounds_when_a_look_sees_nothing():
@@ -43,7 +43,7 @@ def test_level_stays_within_bounds_when_a_look_sees_nothing():
 
     blend = fit_blend(dict.fromkeys(("prior", "slice", "support"), torch.full_like(truth, -10.0)), truth)
 
-    assert -4 <= blend.level <= 4
+    assert -2 <= blend.level <= 2
 
 
 def test_label_shown_nowhere_leaves_the_level_at_zero():
@@ -62,3 +62,14 @@ def test_tracks_count_as_memories():
         0.5,
         0.5,
     ]
+
+
+@pytest.mark.parametrize("constant", [-10.0, 10.0])
+def test_look_that_says_the_same_everywhere_has_no_share(constant: float):
+    truth, generator = scene()
+    good = 6 * truth - 3 + noise(generator)
+
+    blend = fit_blend({"prior": good, "slice": torch.full_like(truth, constant), "support": good}, truth)
+
+    assert blend.slice < 0.01
+    assert abs(blend.level) < 2

@@ -161,7 +161,9 @@ def test_detector_takes_the_place_of_the_prior(adapter: Adapter, model: ToyModel
         return {BALL: [((10.0, 10.0, 20.0, 20.0), 0.9)]}
 
     plain = segment(volume, adapter, model, plan=Plan(prior=False, supports=False, tracks=False, zooms=False))
-    shown = segment(volume, adapter, model, plan=Plan(prior=False, supports=False, tracks=False, zooms=False, detect=detect))
+    shown = segment(
+        volume, adapter, model, plan=Plan(prior=False, supports=False, tracks=False, zooms=False, detect=detect)
+    )
 
     assert asked == [1] * 9
     assert not np.array_equal(plain.labels.data, shown.labels.data)
