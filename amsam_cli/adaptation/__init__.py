@@ -9,23 +9,27 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from amsam_cli import models
 from amsam_cli.adaptation.choice import choose
 from amsam_cli.adaptation.forecast import Forecast, hold_out
 from amsam_cli.adaptation.lesson import Lesson, prepare
 from amsam_cli.adaptation.sights import explore, judge
 from amsam_cli.adaptation.tuning import tune
-from amsam_cli.adapter import Adapter, AdapterConfig, Backbone, Record
+from amsam_cli.adapter import Adapter, AdapterConfig, Backbone, Record, Tune
 from amsam_cli.adapter.changes import attached
 from amsam_cli.errors import InputError
-from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, at_side, silent
+from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, Resizable, at_side, silent
 from amsam_cli.volume import Shot
 
 __all__ = ["adapt", "choose"]
 
+SMALL = 20_000_000
+"""Weights up to which all are tuned: the built-in model has 8.7 million, the smallest SAM 2.1 has 39."""
+LARGE = 0.015
+"""Share of the frame from which a label spans four logits of a frame of 128 px."""
 FULL_STEPS = 150
-FULL_SIDE = 128
-"""Frame side at which every weight is tuned, and which the adapter works at."""
 FOLD_STEPS = 0.5
 """Share of the steps that a refit of the forecast takes, where all weights are tuned."""
 COLLAPSED = 0.2
@@ -58,7 +62,7 @@ def adapt(
         raise InputError("There is no annotated slice to learn from.", "Check the folder with: amsam adapt --dry-run")
     began = time.monotonic()
     slice_model, volume_model = _resolve(model, memory_model)
-    config = _decide(config or AdapterConfig(), len(shots))
+    config = _decide(config or AdapterConfig(), slice_model, shots)
     lesson = prepare(shots, slice_model, volume_model, config, report)
     encoded = time.monotonic()
     adapter = _learn(lesson, report, "adapt")
@@ -95,18 +99,43 @@ def _resolve(
     return model, memory_model
 
 
-def _decide(config: AdapterConfig, shots: int) -> AdapterConfig:
+def _decide(config: AdapterConfig, model: PromptableModel, shots: Sequence[Shot]) -> AdapterConfig:
     """Return the configuration with what it leaves open decided."""
-    tuned = config.tune or "lora"
+    tuned = config.tune or _usual_tune(model, shots)
     is_wide = tuned in ("encoder", "full")
-    usual = FULL_STEPS if is_wide else max(120, 30 * shots)
+    usual = FULL_STEPS if is_wide else max(120, 30 * len(shots))
     return replace(
         config,
         tune=tuned,
         steps=usual if config.steps is None else config.steps,
-        side=config.side or (FULL_SIDE if tuned == "full" else None),
+        side=config.side or (_half_side(model) if tuned == "full" else None),
         bilevel=config.bilevel or "off",
     )
+
+
+def _half_side(model: PromptableModel) -> int | None:
+    """Return half the frame side, where every weight is tuned: a step costs a quarter, and there can be more."""
+    half = model.image_size // 2
+    return half if isinstance(model, Resizable) and half % models.STRIDE == 0 else None
+
+
+def _usual_tune(model: PromptableModel, shots: Sequence[Shot]) -> Tune:
+    """Return what did best: every weight of a small model, where each label is large enough for a small frame."""
+    weights = sum(parameter.numel() for parameter in model.network.parameters())
+    is_small = weights <= SMALL and isinstance(model, MemoryModel)
+    return "full" if is_small and _smallest_share(shots) >= LARGE else "lora"
+
+
+def _smallest_share(shots: Sequence[Shot]) -> float:
+    """Return the share of the frame that the smallest label covers in the middle one of the shots that show it."""
+    shares: dict[int, list[float]] = {}
+    for shot in shots:
+        _, spacing_h, spacing_w = shot.volume.geometry.spacing
+        _, height, width = shot.volume.geometry.shape
+        frame = max(height * spacing_h, width * spacing_w) ** 2
+        for value in shot.labels.values():
+            shares.setdefault(value, []).append(float(shot.labels.mask(value).sum()) * spacing_h * spacing_w / frame)
+    return min((float(np.median(found)) for found in shares.values()), default=0.0)
 
 
 def _learn(lesson: Lesson, report: OnStep, stage: str) -> Adapter:

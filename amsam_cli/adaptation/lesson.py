@@ -22,7 +22,7 @@ from amsam_cli.volume import Shot, Volume
 
 CONTEXT = 12
 """Slices of each shot's scan that set the scale of its prior."""
-FROZEN_VIEWS, TUNED_VIEWS = 12, 3
+FROZEN_VIEWS, TUNED_VIEWS = 12, 6
 """Views of each shot, itself first: as many as training needs, or only as many as judging the result does."""
 MILD = Strength(turn=0.26, stretch=0.2, move=0.1, bend=0.02, closer=0.0)
 """Views that are judged, and that probes learn from, stray no further than patients do."""

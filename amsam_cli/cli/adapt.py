@@ -57,7 +57,7 @@ def adapt_command(
         Tune | None,
         typer.Option(
             help="lora: LoRA in the mask decoder; decoder: the rest of it too; encoder: LoRA in the encoder as well; "
-            "full: every weight.",
+            "full: every weight. Left out, full for the built-in model where labels are large, else lora.",
         ),
     ] = None,
     bilevel: Annotated[

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from amsam_cli import adaptation
 from amsam_cli.adaptation import adapt, choose
+from amsam_cli.adaptation.forecast import Forecast
 from amsam_cli.adapter import AdapterConfig, Tune
 from amsam_cli.errors import InputError
 from amsam_cli.io import Pair
 from amsam_cli.methods.bilevel import Order
 from amsam_cli.volume import LabelMap, Shot
-from tests.scans import ball_shot
+from tests.scans import OTHER, ball_shot
 from tests.toy import ToyModel
 
 QUICK = AdapterConfig(steps=4, forecast=False)
@@ -162,26 +164,56 @@ def test_every_way_of_tuning_changes_the_model(tune: Tune, bilevel: Order):
     assert any(tensor.abs().max() > 0 for tensor in adapter.changes.calibration.values())
 
 
+def test_every_weight_is_tuned_where_labels_are_large():
+    adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=QUICK)
+
+    assert adapter.config.tune == "full"
+    assert adapter.recipe.image_size == 32
+
+
+def test_lora_is_tuned_where_a_label_is_small():
+    shots = [ball_shot(0), ball_shot(1)]
+    data = np.zeros_like(shots[0].labels.data)
+    data[0, 20:23, 20:23] = OTHER  # 9 of 2304 pixels
+    small = replace(shots[0], labels=LabelMap(data, shots[0].labels.geometry, shots[0].labels.names))
+
+    adapter = adapt([small, replace(small, patient="other")], ToyModel(), config=QUICK)
+
+    assert adapter.config.tune == "lora"
+    assert adapter.recipe.image_size == 64
+
+
 def test_two_levels_work_with_one_shot():
     adapter = adapt([ball_shot(0)], ToyModel(), config=replace(QUICK, bilevel="unrolled", tune="lora"))
 
     assert not adapter.changes.is_empty
 
 
-def test_tuning_that_does_not_help_is_undone_and_said():
-    # A rate at which nothing can be learned and everything is lost.
-    config = AdapterConfig(steps=8, learning_rate=50.0, tune="full")
+def test_tuning_that_does_not_help_is_undone_and_said(monkeypatch: pytest.MonkeyPatch):
+    worse = Forecast(tuned={1: 0.3, 2: 0.2}, plain={1: 0.6, 2: 0.1})
+    monkeypatch.setattr(adaptation, "hold_out", lambda *_: worse)
 
-    adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=config)
+    adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=AdapterConfig(steps=2))
 
     assert adapter.changes.is_empty
+    assert adapter.record.forecast == {1: 0.6, 2: 0.1}
     assert any("left as it is" in warning for warning in adapter.record.warnings)
+
+
+def test_tuning_that_helps_is_kept(monkeypatch: pytest.MonkeyPatch):
+    better = Forecast(tuned={1: 0.7, 2: 0.2}, plain={1: 0.6, 2: 0.1})
+    monkeypatch.setattr(adaptation, "hold_out", lambda *_: better)
+
+    adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=AdapterConfig(steps=2))
+
+    assert not adapter.changes.is_empty
+    assert adapter.record.forecast == {1: 0.7, 2: 0.2}
 
 
 def test_label_that_was_not_learned_raises_the_alarm():
     shots = [shuffled(seed) for seed in (0, 1)]
 
-    adapter = adapt(shots, ToyModel(), config=AdapterConfig(steps=0, forecast=False))
+    adapter = adapt(shots, ToyModel(), config=AdapterConfig(steps=0, forecast=False, tune="lora"))
 
     assert any("was not learned" in warning for warning in adapter.record.warnings)
 
