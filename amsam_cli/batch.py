@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -259,10 +260,10 @@ def segment_case(
         ResourceError: memory or disk ran out.
     """
     stages = Stages()
-    with stages.measure("read"):
+    with stages.measure("read"), _heard() as said:
         volume = read_volume(case.path, engine.adapter.recipe.plane, series=case.series)
         _check_fits(volume, mask)
-        odd = _check_scan(case, volume)
+        odd = [*said, *_check_scan(case, volume)]
     with stages.measure("segment"):
         found = _segment(case, volume, engine, options, on_step)
     with stages.measure("write"):
@@ -276,6 +277,21 @@ def segment_case(
     record = _record(made, volume, found, seconds=stages.seconds, warnings=(*odd, *found.warnings, *kept))
     write_json(record.to_json(), record_of(mask))
     return record
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Give the warnings that reading logs, for the record; they are said from there."""
+    logger, said = logging.getLogger("amsam_cli.io"), list[str]()
+    listener = logging.Handler(logging.WARNING)
+    listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(listener)
+    was, logger.propagate = logger.propagate, False
+    try:
+        yield said
+    finally:
+        logger.propagate = was
+        logger.removeHandler(listener)
 
 
 def record_of(mask: Path) -> Path:

@@ -19,7 +19,7 @@ from amsam_cli.io import names as label_names
 from amsam_cli.io.atomic import atomic_path
 from amsam_cli.io.dicom.writer import AUTHOR, Author, SegmentationWriter
 from amsam_cli.io.formats import suffix_of
-from amsam_cli.io.readers import LABEL_NAMES, NiftiReader
+from amsam_cli.io.readers import LABEL_NAMES, NiftiReader, muted
 from amsam_cli.io.writers import ItkWriter, NiftiWriter
 from amsam_cli.volume import AxisOrder, Geometry, LabelMap, Source, Volume
 
@@ -141,7 +141,8 @@ def _place_of(source: Source) -> Mapping[str, Any]:
         return {}
     try:
         reader = NiftiReader()
-        return dict(reader._get_meta_dict(reader.read(source.path)))
+        with muted("amsam_cli.io.readers"):  # what there is to say was said when the scan was read
+            return dict(reader._get_meta_dict(reader.read(source.path)))
     except AmsamError:
         return {}  # no longer there
 

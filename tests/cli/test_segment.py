@@ -108,3 +108,16 @@ def test_segment_writes_probabilities_on_the_grid_of_the_scan(amsam, adapter_fol
     assert (likely.shape, values.dtype.name) == ((*mask.shape, 2), "float32")
     assert np.array_equal(values, values.astype(np.float16))
     assert np.allclose(likely.affine, mask.affine)
+
+
+def test_segment_records_what_is_odd_about_the_scan(amsam, adapter_folder, scans_folder):
+    scan = scans_folder / "images" / "case_7.nii.gz"
+    image = nib.load(scan)
+    image.set_qform(image.affine + np.array([[0, 0, 0, 40.0], [0] * 4, [0] * 4, [0] * 4]), 1)
+    nib.save(image, scan)
+
+    ran = amsam("segment", scan, "-o", "mask.nii.gz")
+
+    warned = json.loads(Path("mask.nii.gz.json").read_text())["warnings"]
+    assert any("its sform and qform lie 40.0 mm apart; the sform is used" in warning for warning in warned)
+    assert ran.err.count("sform and qform") == 1

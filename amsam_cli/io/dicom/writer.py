@@ -90,14 +90,26 @@ class SegmentationWriter(ImageWriter):  # type: ignore[misc]
         """
         names = label_names.from_text(str(self.meta.get(LABEL_NAMES, "")))
         series = read_series(Path(self.meta["filename_or_obj"]), str(self.meta.get("series", "")), pixels=False)
-        values = sorted(names)
         is_fractional = np.issubdtype(self.data_obj.dtype, np.floating)
+        if not is_fractional:
+            names = {**{value: f"label_{value}" for value in np.unique(self.data_obj).tolist() if value}, **names}
+        values = sorted(names)
+        if not values:
+            raise InputError(f"'{Path(filename).name}' has no label, of which a SEG needs one.", "Name a label.")
         job = _Job(names, series, self.meta.get(AUTHOR) or Author(), is_fractional=bool(is_fractional))
+        frames: NDArray[Any]
         if is_fractional:
             frames = np.stack([channel.T.clip(0, 1) for channel in self.data_obj], axis=-1).astype(np.float32)
         else:
-            frames = np.stack([value == self.data_obj[0].T for value in values], axis=-1).astype(np.uint8)
+            frames = _numbered(self.data_obj[0].T, values)
         _write(frames, values, Path(filename), job)
+
+
+def _numbered(labels: NDArray[np.integer[Any]], values: Sequence[int]) -> NDArray[np.uint16]:
+    """Return segment numbers, from 1 by ascending label value, in the place of label values; 0 for values unnamed."""
+    numbers = np.zeros(max(int(labels.max(initial=0)), *values) + 1, np.uint16)
+    numbers[list(values)] = np.arange(1, len(values) + 1)
+    return np.asarray(numbers[labels])
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,7 @@ class _Job:
 
 
 def _write(frames: NDArray[Any], values: Sequence[int], path: Path, job: _Job) -> None:
-    """Write frames (K, rows, columns, L) of the series' sorted slices."""
+    """Write the series' sorted slices: segment numbers (K, rows, columns), or fractions (K, rows, columns, L)."""
     sources = _completed([each.header for each in job.slices])
     try:
         with quiet():
