@@ -79,9 +79,10 @@ def segment(
     both = (model, memory_model or _memory_model_of(adapter, model))
     plan = plan or Plan()
     with torch.no_grad(), adapter.attach(model):
-        last = _look_twice(volume, adapter, both, plan, on_step or silent)
+        passes = _look_twice(volume, adapter, both, plan, on_step or silent)
     names = dict(adapter.labels)
-    found = Found(last.fused.logits, last.place, last.placement)
+    found = [Found(each.fused.logits, each.place, each.placement) for each in passes]
+    last = passes[-1]
     labels, probabilities = merge(found, volume, names, with_probabilities=plan.probabilities)
     confidence, seeds = _confidence(last, volume, names), _seeds(last, names)
     return Segmentation(
@@ -102,16 +103,16 @@ class _Pass:
 
 def _look_twice(
     volume: Volume, adapter: Adapter, both: tuple[PromptableModel, MemoryModel], plan: Plan, report: OnStep
-) -> _Pass:
-    """Return what the closer look found, or the first one where there is nothing to look closer at."""
+) -> list[_Pass]:
+    """Return what the first look found, and the closer one where there is something to look closer at."""
     scene = Scene.of(volume, Place.whole(volume), adapter, both, plan, report)
     first = _look_over(scene, plan, report)
     zoom = adapter.recipe.zoom if plan.zooms and adapter.zoomed else None
     place = place_to_zoom(scene, first.fused.logits, volume, zoom) if zoom else None
     del scene  # its features make room for those of the second pass
     if place is None:
-        return first
-    return _look_over(Scene.of(volume, place, adapter, both, plan, report), plan, report)
+        return [first]
+    return [first, _look_over(Scene.of(volume, place, adapter, both, plan, report), plan, report)]
 
 
 def _look_over(scene: Scene, plan: Plan, report: OnStep) -> _Pass:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from amsam_cli.volume import LabelMap, Volume
 
 SLAB_MIB = 128
 """Logits in the scan's own voxels that are held at once."""
+
+CLOSER_WEIGHT = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,13 +40,13 @@ class Found:
 
 
 def merge(
-    found: Found, volume: Volume, names: dict[int, str], *, with_probabilities: bool = False
+    found: Sequence[Found], volume: Volume, names: dict[int, str], *, with_probabilities: bool = False
 ) -> tuple[LabelMap, dict[int, NDArray[np.float16]]]:
     """Return the label with the highest logit at each voxel of the volume's own grid, background being 0.
 
-    Logits, not masks, are brought to the scan's voxels, in slabs, so that memory does not grow with depth. The
-    probabilities, where asked for, are their softmax: the most probable is the label. Nothing is where a pass did not
-    look.
+    `found` is what the first pass found, then what closer ones found in a part of it. Logits, not masks, are brought to
+    the scan's voxels, in slabs, so that memory does not grow with depth. The probabilities, where asked for, are their
+    softmax: the most probable is the label.
     """
     shape, values = volume.geometry.shape, torch.tensor([0, *names])
     merged = np.zeros(shape, dtype=np.uint16)
@@ -51,11 +54,25 @@ def merge(
     step = max(1, SLAB_MIB * 2**18 // (len(values) * shape[1] * shape[2]))
     for start in range(0, shape[0], step):
         rows = slice(start, min(start + step, shape[0]))
-        slab = torch.full((rows.stop - rows.start, len(names), *shape[1:]), -CLIP)
-        found.put_into(slab, start)
+        slab = _slab(found, start, (rows.stop - rows.start, len(names), *shape[1:]))
         logits = torch.cat([torch.zeros_like(slab[:, :1]), slab], dim=1)
         merged[rows] = values[logits.argmax(dim=1)].numpy().astype(np.uint16)
         if with_probabilities:
             for stack, likely in zip(probabilities.values(), logits.softmax(dim=1)[:, 1:].unbind(1), strict=True):
                 stack[rows] = likely.numpy()
     return LabelMap(merged, volume.geometry, dict(names)), probabilities
+
+
+def _slab(found: Sequence[Found], start: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the logits (n, L, H, W) of slices from `start` on; nothing is where the last pass did not look.
+
+    A closer look counts twice in the mean probability: it sees more detail, but less of what lies around.
+    """
+    slab = torch.full(shape, -CLIP)
+    found[0].put_into(slab, start)
+    for closer in found[1:]:
+        seen = torch.full(shape, -CLIP)
+        closer.put_into(seen, start)
+        mean = (slab.sigmoid() + CLOSER_WEIGHT * seen.sigmoid()) / (1 + CLOSER_WEIGHT)
+        slab = torch.where(seen > -CLIP, mean.logit(eps=1e-4), -CLIP)
+    return slab

@@ -22,7 +22,7 @@ def test_merge_takes_the_highest_label_above_zero():
     logits[:, 0] = 1.0
     logits[1, 1] = 2.0
 
-    labels, _ = merge(found(logits, Place.whole(volume()), volume()), volume(), {3: "three", 8: "eight"})
+    labels, _ = merge([found(logits, Place.whole(volume()), volume())], volume(), {3: "three", 8: "eight"})
 
     assert [int(part.max()) for part in labels.data] == [3, 8, 3]
     assert labels.names == {3: "three", 8: "eight"}
@@ -32,7 +32,7 @@ def test_merge_puts_a_zoomed_pass_in_its_place_and_nothing_elsewhere():
     scan = volume()
     place = Place(1, 1, Window(4, 8, 6, 6))
 
-    labels, _ = merge(found(torch.full((1, 1, 16, 16), 3.0), place, scan), scan, {1: "one"})
+    labels, _ = merge([found(torch.full((1, 1, 16, 16), 3.0), place, scan)], scan, {1: "one"})
 
     expected = np.zeros((3, 16, 16))
     expected[1, 4:10, 8:14] = 1
@@ -42,9 +42,35 @@ def test_merge_puts_a_zoomed_pass_in_its_place_and_nothing_elsewhere():
 def test_merge_does_not_depend_on_the_size_of_slabs(monkeypatch):
     scan = volume(depth=7)
     logits = torch.randn(7, 2, 16, 16, generator=torch.Generator().manual_seed(0))
-    whole, _ = merge(found(logits, Place.whole(scan), scan), scan, {1: "one", 2: "two"})
+    whole, _ = merge([found(logits, Place.whole(scan), scan)], scan, {1: "one", 2: "two"})
 
     monkeypatch.setattr("amsam_cli.segmentation.merging.SLAB_MIB", 0)
-    apart, _ = merge(found(logits, Place.whole(scan), scan), scan, {1: "one", 2: "two"})
+    apart, _ = merge([found(logits, Place.whole(scan), scan)], scan, {1: "one", 2: "two"})
 
     np.testing.assert_array_equal(whole.data, apart.data)
+
+
+def test_closer_pass_decides_where_it_is_sure_and_clears_what_lies_outside():
+    scan = volume()
+    first = torch.full((3, 1, 16, 16), -3.0)
+    first[:, :, 8:] = 9.0  # frames rows that lie partly outside the closer place
+    place = Place(1, 1, Window(4, 8, 6, 6))
+    closer = torch.full((1, 1, 16, 16), 3.0)
+
+    labels, _ = merge([found(first, Place.whole(scan), scan), found(closer, place, scan)], scan, {1: "one"})
+
+    expected = np.zeros((3, 16, 16))
+    expected[1, 4:10, 8:14] = 1
+    np.testing.assert_array_equal(labels.data, expected)
+
+
+def test_first_pass_counts_where_the_closer_one_wavers():
+    scan = volume()
+    place = Place(0, 3, Window(0, 0, 16, 16))
+    first = torch.full((3, 1, 16, 16), -5.0)
+    first[1] = 5.0
+    wavering = torch.full((3, 1, 16, 16), -0.2)
+
+    labels, _ = merge([found(first, Place.whole(scan), scan), found(wavering, place, scan)], scan, {1: "one"})
+
+    assert [int(part.max()) for part in labels.data] == [0, 1, 0]
