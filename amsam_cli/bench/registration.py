@@ -147,6 +147,7 @@ def _run(
     method: sitk.ImageRegistrationMethod, fixed: sitk.Image, moving: sitk.Image, *, otherwise: sitk.Transform
 ) -> _Match:
     """Return what the method finds; where it fails, as on a black slice, the transform it started from."""
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # slices that slid off each other are met below
     try:
         found = method.Execute(fixed, moving)
     except RuntimeError:
