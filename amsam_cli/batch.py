@@ -31,7 +31,7 @@ from amsam_cli.preprocess import intensity_limits
 from amsam_cli.report import RunRecord, Stages, peak_memory_mib, read_json, sha256_of, write_json
 from amsam_cli.report.files import finite
 from amsam_cli.review import write_preview
-from amsam_cli.segmentation import Plan, Segmentation, segment
+from amsam_cli.segmentation import Mode, Plan, Segmentation, segment
 from amsam_cli.version import __version__
 from amsam_cli.volume import LabelMap, Volume
 
@@ -41,7 +41,7 @@ Format = Literal["nifti", "nrrd", "mha", "seg", "png"]
 FORMATS: Mapping[str, str] = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "seg": ".dcm", "png": ".png"}
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha", ".dcm", ".png")
 
-DOUBTFUL = 0.5
+DOUBTFUL = 0.8
 """Below this confidence a labelled slice is listed for review."""
 
 
@@ -110,6 +110,8 @@ class Options:
         overwrite: whether to do finished cases again.
         argv: the command line, for the record.
         probabilities: whether to write the probability of each label at each voxel.
+        mode: which ways of looking take part.
+        max_memory_gib: the working set past which features go to disk; None decides by what is free.
         codes: label name -> what it is called in DICOM; a name that is missing is coded as plain text.
     """
 
@@ -120,6 +122,13 @@ class Options:
     argv: Sequence[str] = ()
     probabilities: bool = False
     codes: Mapping[str, LabelCode] = field(default_factory=dict)
+    mode: Mode = "full"
+    max_memory_gib: float | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """How to segment."""
+        return Plan.of(self.mode, probabilities=self.probabilities, max_memory_gib=self.max_memory_gib)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +361,7 @@ def _segment(case: Case, volume: Volume, engine: Engine, options: Options, on_st
             engine.adapter,
             engine.model,
             memory_model=engine.memory_model,
-            plan=Plan(probabilities=options.probabilities),
+            plan=options.plan,
             on_step=on_step,
         )
     except (MemoryError, torch.OutOfMemoryError) as err:
@@ -395,7 +404,7 @@ class _Expected:
             "inputs": {self.case.path.name: sha256_of(self.case.path)},
             "outputs": {self.mask.name: sha256_of(self.mask)},
             "adapter_sha256": self.engine.adapter_sha256,
-            "settings": {"seed": self.options.seed, **self._settings_of_dicom()},
+            "settings": {"seed": self.options.seed, "mode": self.options.mode, **self._settings_of_dicom()},
         }
 
     def _settings_of_dicom(self) -> dict[str, Any]:
@@ -439,6 +448,7 @@ def _record(
         model=engine.adapter.backbone.name,
         model_sha256=engine.adapter.backbone.sha256,
         confidence={names[value]: [round(float(x), 4) for x in row] for value, row in confidence.items()},
+        expected_dice={names[value]: round(dice, 4) for value, dice in found.expected_dice.items()},
         needs_review={names[value]: runs for value, runs in doubtful.items() if runs},
         statistics=measure(volume, found.labels) if options.statistics else {},
         **made.facts(),

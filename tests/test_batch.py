@@ -110,14 +110,14 @@ def test_run_leaves_a_record_that_repeats_the_result(engine, scan, tmp_path):
     assert record["outputs"] == {"mask.nii.gz": sha256_of(mask)}
     assert record["adapter_sha256"] == engine.adapter.sha256
     assert record["model"] == "toy"
-    assert record["settings"] == {"seed": 3}
+    assert record["settings"] == {"seed": 3, "mode": "full"}
     assert set(record["seconds"]) == {"read", "segment", "write"}
     assert record["peak_memory_mib"] > 0
     assert {path.name for path in mask.parent.iterdir()} == {"mask.nii.gz", "mask.nii.gz.json"}
 
 
 def test_run_gives_confidence_in_the_files_own_order(engine, scan, tmp_path, monkeypatch):
-    rising = np.linspace(0, 0.8, 9, dtype=np.float32)
+    rising = np.linspace(0, 1.0, 9, dtype=np.float32)
 
     def found_everywhere(volume: Volume, *args: object, **kwargs: object) -> Segmentation:
         data = np.ones(volume.geometry.shape, dtype=np.uint16)
@@ -132,7 +132,7 @@ def test_run_gives_confidence_in_the_files_own_order(engine, scan, tmp_path, mon
 
     record = read_record(tmp_path / "mask.nii.gz")
     assert record["confidence"]["ball"] == pytest.approx(rising[::-1].tolist(), abs=1e-4)
-    assert record["needs_review"] == {"ball": [[4, 8]]}  # 0.4 down to 0.0
+    assert record["needs_review"] == {"ball": [[2, 8]]}  # 0.75 down to 0.0
 
 
 def test_run_draws_a_preview_when_asked(engine, scan, tmp_path):

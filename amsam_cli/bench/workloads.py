@@ -96,11 +96,19 @@ def works_of(groups: Sequence[str], *, device: str = "cpu") -> list[Work]:
         "start-up": startup_works,
         "learning": lambda: _sample_learning(device),
         "evaluation": evaluation_works,
+        "propagation": _propagation,
     }
     unknown = [group for group in groups if group not in makers]
     if unknown:
         raise InputError(f"There is no group '{unknown[0]}' to time.", f"Choose from {', '.join(makers)}.")
     return [work for group in groups or makers for work in makers[group]()]
+
+
+def _propagation() -> list[Work]:
+    """Return carrying one and five labels through a volume, SAM 2's own predictor first."""
+    from amsam_cli.bench.propagation import propagation_works
+
+    return propagation_works()
 
 
 def _sample_learning(device: str) -> list[Work]:

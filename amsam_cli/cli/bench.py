@@ -219,13 +219,15 @@ def readme_command(
 def speed_command(
     repeats: Annotated[int, typer.Option(min=1, help="Turns of every piece of work; medians count.")] = 3,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the table to this JSON file.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Repeatable: start-up, learning, evaluation.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Repeatable: start-up, learning, evaluation, propagation.")
+    ] = None,
     device: Device = "auto",
     verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Time start-up, learning and evaluation against each other in one run: ratios, seconds, peak memory."""
+    """Time start-up, learning, evaluation and propagation in one run: ratios, seconds, peak memory."""
     screen = Screen(verbose, quiet, as_json)
     from amsam_cli.bench.machine import describe_machine
     from amsam_cli.bench.speed import speed_json, speed_table, time_works

@@ -49,6 +49,14 @@ def segment_command(
     codes: Annotated[
         Path | None, typer.Option(help="A labels.json with the SNOMED code of each label, for DICOM SEG.")
     ] = None,
+    mode: Annotated[
+        Literal["prior", "slice", "fssam", "track", "full"],
+        typer.Option(help="Prior alone, slices alone, shots in memory, plain propagation, or all that helps."),
+    ] = "full",
+    max_memory: Annotated[
+        float | None,
+        typer.Option(min=0, help="GiB past which features go to disk.", show_default="auto"),
+    ] = None,
     num_parts: Annotated[int, typer.Option(min=1, help="Split a batch into so many processes …")] = 1,
     part_id: Annotated[int, typer.Option(min=0, help="… of which this is number, from 0.")] = 0,
     device: Device = "auto",
@@ -76,6 +84,8 @@ def segment_command(
         argv=tuple(context.obj),
         probabilities=save_probabilities,
         codes=read_codes(codes) if codes else {},
+        mode=mode,
+        max_memory_gib=max_memory,
     )
     with screen.progress() as on_step:
         outcomes = list(batch.run(cases, engine, destination, options, isolate=is_batch, on_step=on_step))

@@ -93,7 +93,8 @@ class Sam2:
     def embed(self, pixels: Tensor) -> Embedding:
         """Return what `encode` returns, with gradients: for pretraining and encoder tuning."""
         with mixed_precision(self.device):
-            pixels = ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+            mean, std = self._mean.to(pixels.device), self._std.to(pixels.device)
+            pixels = ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
             out = self._network.forward_image(pixels)
         *detail, features = out["backbone_fpn"]
         return Embedding(features.float(), tuple(level.float() for level in detail))

@@ -43,6 +43,7 @@ class RunRecord:
         model_sha256: of its weights.
         adapter_sha256: of the adapter; "" without one.
         confidence: label -> confidence of each slice, 0 to 1.
+        expected_dice: label -> Dice to be expected of the whole mask by its own probabilities; it ranks, no more.
         needs_review: label -> (first, last) slice of each range to look at, both included.
         statistics: label -> quantity -> value, such as {"liver": {"volume_ml": 1490.2}}.
     """
@@ -62,6 +63,7 @@ class RunRecord:
     adapter_sha256: str = ""
     confidence: Mapping[str, Sequence[float]] = field(default_factory=dict)
     needs_review: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    expected_dice: Mapping[str, float] = field(default_factory=dict)
     statistics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Json]:

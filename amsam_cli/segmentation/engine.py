@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,7 +37,9 @@ class Segmentation:
 
     Attributes:
         labels: the label map on the volume's own grid.
-        confidence: label value -> (D,) in [0, 1], how well the ways of looking agree on each slice.
+        confidence: label value -> (D,) in [0, 1], how sure the mask on each slice is, or that there is none.
+        expected_dice: label value -> the Dice to be expected of its whole mask, by its own probabilities; an estimate
+            that ranks masks, without knowing any truth.
         seeds: label value -> slices from which it was carried through the volume.
         warnings: what the user should know.
         probabilities: label value -> (D, H, W) float16 in [0, 1]; with the background's they sum to one at each voxel.
@@ -51,6 +54,7 @@ class Segmentation:
     warnings: tuple[str, ...] = ()
     probabilities: Mapping[int, NDArray[np.float16]] = field(default_factory=dict)
     prompts: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
+    expected_dice: Mapping[int, float] = field(default_factory=dict)
 
 
 def segment(
@@ -78,16 +82,50 @@ def segment(
     model = model or models.load(adapter.backbone.name)
     both = (model, memory_model or _memory_model_of(adapter, model))
     plan = plan or Plan()
-    with torch.no_grad(), adapter.attach(model):
-        passes = _look_twice(volume, adapter, both, plan, on_step or silent)
+    report, warnings = on_step or silent, []
+    try:
+        passes = _attached(volume, adapter, both, plan, report)
+    except torch.OutOfMemoryError:
+        if model.device.type == "cpu":
+            raise
+        warnings.append(f"{model.device} ran out of memory, so the scan was segmented on the processor.")
+        with _on_processor(*both):
+            passes = _attached(volume, adapter, both, plan, report)
     names = dict(adapter.labels)
     found = [Found(each.fused.logits, each.place, each.placement) for each in passes]
     last = passes[-1]
     labels, probabilities = merge(found, volume, names, with_probabilities=plan.probabilities)
-    confidence, seeds = _confidence(last, volume, names), _seeds(last, names)
+    expected = dict(zip(names, last.fused.expected_dice().tolist(), strict=True))
     return Segmentation(
-        labels, confidence, seeds, _remarks(labels, names), probabilities, _prompts(last, volume, names)
+        labels,
+        _confidence(last, volume, names),
+        _seeds(last, names),
+        (*warnings, *_remarks(labels, names)),
+        probabilities,
+        _prompts(last, volume, names),
+        expected,
     )
+
+
+def _attached(
+    volume: Volume, adapter: Adapter, both: tuple[PromptableModel, MemoryModel], plan: Plan, report: OnStep
+) -> list[_Pass]:
+    """Return what was found with the adapter in its model."""
+    with torch.no_grad(), adapter.attach(both[0]):
+        return _look_twice(volume, adapter, both, plan, report)
+
+
+@contextmanager
+def _on_processor(*some: PromptableModel) -> Iterator[None]:
+    """Keep models on the processor for the time of the block."""
+    homes = [model.device for model in some]
+    try:
+        for model in some:
+            model.network.to("cpu")
+        yield
+    finally:
+        for model, home in zip(some, homes, strict=True):
+            model.network.to(home)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,11 +186,11 @@ def _memory_model_of(adapter: Adapter, model: PromptableModel) -> MemoryModel:
 
 
 def _confidence(passed: _Pass, volume: Volume, names: Mapping[int, str]) -> dict[int, NDArray[np.float32]]:
-    """Return how well the ways of looking agree on each slice of the scan; 0 where the last pass did not look."""
-    confidence = {}
+    """Return how sure the mask is on each slice of the scan; 1 where the last pass had no reason to look."""
+    confidence, found = {}, passed.fused.confidence().numpy()
     for column, value in enumerate(names):
-        row = np.zeros(volume.depth, dtype=np.float32)
-        row[passed.place.first : passed.place.first + passed.place.depth] = passed.fused.agreement[:, column].numpy()
+        row = np.ones(volume.depth, dtype=np.float32)
+        row[passed.place.first : passed.place.first + passed.place.depth] = found[:, column]
         confidence[value] = row
     return confidence
 

@@ -27,12 +27,24 @@ class Fused:
         score: (D, L) predicted IoU.
         presence: (D, L) probability that the label is there.
         agreement: (D, L) mean Dice of every pair of looks that saw the slice; 0 where fewer than two did.
+        expected: (D, L) Dice to be expected of the mask if each pixel's probability is right; 0 for no mask.
     """
 
     logits: Tensor
     score: Tensor
     presence: Tensor
     agreement: Tensor
+    expected: Tensor
+
+    def confidence(self) -> Tensor:
+        """Return how sure each mask is on each slice, and how sure it is that there is none, (D, L) in [0, 1]."""
+        painted = (self.logits > 0).flatten(2).any(dim=2)
+        return torch.where(painted, self.expected, 1 - self.presence.clamp(0, 1))
+
+    def expected_dice(self) -> Tensor:
+        """Return the Dice to be expected of each label's whole mask, (L,): that of its slices by their area."""
+        area = (self.logits > 0).flatten(2).float().sum(dim=2)
+        return (self.expected * area).sum(dim=0) / area.sum(dim=0).clamp_min(1)
 
 
 def fuse(looks: Mapping[str, Look], blends: Sequence[Blend]) -> Fused:
@@ -48,7 +60,17 @@ def fuse(looks: Mapping[str, Look], blends: Sequence[Blend]) -> Fused:
     if looks.keys() >= set(KINDS):  # the level is that of all kinds together
         logits -= torch.tensor([blend.level for blend in blends], dtype=logits.dtype)[:, None, None]
     logits[presence < 0.5] = -CLIP
-    return Fused(logits, score, presence, _agreement([*looks.values()]))
+    return Fused(logits, score, presence, _agreement([*looks.values()]), _expected(logits))
+
+
+def _expected(logits: Tensor) -> Tensor:
+    """Return 2 sum(p m) / (sum(p) + sum(m)) of probabilities p and their mask m, (D, L); 0 where there is no mask."""
+    values = []
+    for part in logits.split(SLICES):  # type: ignore[no-untyped-call]
+        likely = part.float().flatten(2).sigmoid()
+        mask = (likely > 0.5).float()
+        values.append(2 * (likely * mask).sum(dim=2) / (likely + mask).sum(dim=2).clamp_min(1e-6))
+    return torch.cat(values)
 
 
 def _mean_logits(looks: Mapping[str, Look], shares: Mapping[str, Tensor]) -> Tensor:

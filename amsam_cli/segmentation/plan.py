@@ -26,6 +26,7 @@ class Plan:
         pseudo: whether each slice's own prior is remembered beside the shots (FSSAM's pseudo memory).
         refines: whether that memory is refined (IMR).
         calibrates: whether attention to the scan's own memories is calibrated by the shots (SCMA).
+        is_careful: whether doubtful masks stay out of memory, and a label is no longer followed past its end.
         zooms: whether what was found is looked at again, closer, where the adapter has a zoom.
         probabilities: whether to return the probability of each label at each voxel too.
         max_memory_gib: the working set past which features go to disk; None = half of the memory that is free.
@@ -42,6 +43,7 @@ class Plan:
     pseudo: bool = False
     refines: bool = False
     calibrates: bool = False
+    is_careful: bool = True
     zooms: bool = True
     probabilities: bool = False
     max_memory_gib: float | None = None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from amsam_cli.methods.losses import hard_dice, to_side
 from amsam_cli.methods.pseudo_prompt import Priors
-from amsam_cli.models.base import Decoded, Memory
+from amsam_cli.models.base import CLIP, Decoded, Memory
 from amsam_cli.segmentation.looks import Look, pseudo_memories, recall
 from amsam_cli.segmentation.plan import Plan
 from amsam_cli.segmentation.scene import ROWS, Scene, batched
@@ -142,8 +142,11 @@ def _key_memories(scene: Scene, source: Look, lanes: Sequence[Lane]) -> Memory:
     pairs, where = torch.unique(torch.stack([keys, labels]), dim=1, return_inverse=True)
     parts = []
     for slices, kinds in zip(batched(pairs[0], ROWS), batched(pairs[1], ROWS), strict=True):
-        mask = to_side(source.logits[slices, kinds][:, None].float().to(model.device), model.image_size).sigmoid()
-        parts.append(model.remember(scene.remembered.rows(slices), mask))
+        logits = source.logits[slices, kinds][:, None].to(model.device, torch.float32)
+        embedding = scene.remembered.rows(slices)
+        pointer = model.remember(embedding, to_side(logits, model.image_size).sigmoid()).pointer
+        sure = torch.full((len(slices),), CLIP, device=model.device)
+        parts.append(model.keep(embedding, Decoded(logits, sure, sure, pointer)))
     return Memory.cat(parts).rows(where.to(model.device))
 
 
@@ -168,7 +171,8 @@ class _Fleet:
     def next_rows(self) -> Tensor:
         """Return the lanes that have a slice to go on to."""
         lengths = torch.tensor([len(lane.slices) for lane in self.lanes])
-        return ((lengths > self.steps) & (self.missed < PATIENCE)).nonzero()[:, 0]
+        lost = (self.missed >= PATIENCE) & self.plan.is_careful
+        return ((lengths > self.steps) & ~lost).nonzero()[:, 0]
 
     def step(self, rows: Tensor) -> tuple[Tensor, Tensor, Decoded]:
         """Take one step in some lanes; return the slices, labels and masks of it."""
@@ -178,7 +182,8 @@ class _Fleet:
         answer = recall(self.scene, slices, labels, self._bank(rows, slices, labels), self.plan)
         seen = answer.presence.sigmoid()
         self.missed[rows] = torch.where(seen.cpu() < SURE, self.missed[rows] + 1, 0)
-        self._remember(rows, slices, answer, (seen >= SURE) & (answer.score >= SURE))
+        good = (seen >= SURE) & (answer.score >= SURE)
+        self._remember(rows, slices, answer, good if self.plan.is_careful else torch.ones_like(good))
         return slices, labels, answer
 
     def _bank(self, rows: Tensor, slices: Tensor, labels: Tensor) -> list[Memory]:

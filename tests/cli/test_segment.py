@@ -121,3 +121,17 @@ def test_segment_records_what_is_odd_about_the_scan(amsam, adapter_folder, scans
     warned = json.loads(Path("mask.nii.gz.json").read_text())["warnings"]
     assert any("its sform and qform lie 40.0 mm apart; the sform is used" in warning for warning in warned)
     assert ran.err.count("sform and qform") == 1
+
+
+@pytest.mark.parametrize("mode", ["prior", "slice", "fssam", "track", "full"])
+def test_segment_records_the_mode_it_ran_in(amsam, adapter_folder, scans_folder, mode):
+    scan = scans_folder / "images" / "case_7.nii.gz"
+
+    ran = amsam("segment", scan, "-o", "mask.nii.gz", "--mode", mode, "--max-memory", "0")
+
+    assert ran.code == 0, ran.err
+    assert json.loads(Path("mask.nii.gz.json").read_text())["settings"]["mode"] == mode
+
+
+def test_segment_refuses_a_mode_there_is_not(amsam, adapter_folder, scans_folder):
+    assert amsam("segment", scans_folder / "images" / "case_7.nii.gz", "-o", "m.nii.gz", "--mode", "magic").code == 2

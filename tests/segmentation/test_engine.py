@@ -5,13 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from amsam_cli.adaptation import adapt
 from amsam_cli.adapter import Adapter, AdapterConfig
 from amsam_cli.errors import AdapterError
 from amsam_cli.methods.prompts import Detection
 from amsam_cli.metrics import dice
-from amsam_cli.segmentation import Plan, segment
+from amsam_cli.models.base import Embedding
+from amsam_cli.segmentation import MODES, Mode, Plan, segment
 from amsam_cli.volume import Geometry, LabelMap, Shot, Volume
 from tests.scans import BALL, OTHER, ball_scan, ball_shot
 from tests.toy import ToyModel
@@ -179,3 +181,91 @@ def test_segment_tells_where_it_asked(adapter: Adapter, model: ToyModel):
     assert np.allclose(result.prompts[BALL][:, :2], [[10, 12], [20, 24]], atol=1e-3)
     assert np.isnan(result.prompts[BALL][:, 2]).all()
     assert np.isnan(result.prompts[OTHER]).all()
+
+
+def test_segment_finds_small_things_by_looking_closer(model: ToyModel):
+    shots = [ball_shot(seed, margin=60) for seed in (0, 1, 2)]
+    learned = adapt(shots, model, config=AdapterConfig(steps=0, forecast=False))
+    volume, truth = ball_scan(7, margin=60)
+
+    near, far = (segment(volume, learned, model, plan=Plan(zooms=zooms)).labels for zooms in (True, False))
+
+    assert dice(near.mask(BALL), truth.mask(BALL)) > dice(far.mask(BALL), truth.mask(BALL)) - 0.05
+    assert near.geometry is volume.geometry
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_segment_works_in_every_mode(adapter: Adapter, model: ToyModel, mode: Mode):
+    volume, truth = ball_scan(7)
+
+    result = segment(volume, adapter, model, plan=Plan.of(mode))
+
+    assert result.labels.data.shape == truth.data.shape
+    assert mode == "prior" or dice(result.labels.mask(BALL), truth.mask(BALL)) > 0.3
+    assert bool(result.seeds) == (mode in ("track", "full"))
+
+
+@pytest.mark.parametrize(
+    ("depth", "height", "width", "spacing"),
+    [
+        pytest.param(5, 40, 90, (3.0, 1.0, 1.0), id="not square"),
+        pytest.param(5, 48, 48, (10.0, 0.5, 0.5), id="anisotropic"),
+        pytest.param(200, 16, 16, (1.0, 1.0, 1.0), id="many slices"),
+    ],
+)
+def test_segment_takes_odd_volumes(adapter: Adapter, model: ToyModel, depth, height, width, spacing):
+    data = np.random.default_rng(0).normal(100, 10, (1, depth, height, width)).astype(np.float32)
+    volume = Volume(data, Geometry((depth, height, width), np.diag([*spacing, 1.0])), (50.0, 150.0))
+
+    result = segment(volume, adapter, model)
+
+    assert result.labels.data.shape == (depth, height, width)
+    assert all(len(row) == depth for row in result.confidence.values())
+
+
+def test_segment_says_what_dice_to_expect(adapter: Adapter, model: ToyModel):
+    result = segment(ball_scan(7)[0], adapter, model)
+
+    assert set(result.expected_dice) == {BALL, OTHER}
+    assert all(0 <= value <= 1 for value in result.expected_dice.values())
+
+
+def test_segment_is_the_same_with_features_on_disk(adapter: Adapter, model: ToyModel):
+    volume, _ = ball_scan(7)
+
+    held = segment(volume, adapter, model)
+    stored = segment(volume, adapter, model, plan=Plan(max_memory_gib=0.0))
+
+    np.testing.assert_array_equal(held.labels.data, stored.labels.data)
+
+
+class Crowded(ToyModel):
+    """A model on a device where not one frame fits; moved to the processor it works."""
+
+    def __init__(self) -> None:
+        super().__init__(image_size=128)
+        self.moves: list[str] = []
+        self._network.to = self._move  # type: ignore[method-assign]
+
+    def _move(self, target: torch.device | str) -> None:
+        self.moves.append(str(target))
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu" if self.moves[-1:] == ["cpu"] else "meta")
+
+    def encode(self, pixels: torch.Tensor) -> Embedding:
+        if pixels.is_meta:
+            raise torch.OutOfMemoryError
+        return super().encode(pixels)
+
+
+def test_segment_goes_on_on_the_processor_where_a_device_is_too_small(model: ToyModel):
+    adapter = adapt([ball_shot(0), ball_shot(1)], model, config=AdapterConfig(steps=0, forecast=False))
+    crowded, (volume, _) = Crowded(), ball_scan(7)
+
+    result = segment(volume, adapter, crowded)
+
+    assert crowded.moves == ["cpu", "meta"] or crowded.moves == ["cpu", "cpu", "meta", "meta"]
+    assert any("out of memory" in warning for warning in result.warnings)
+    np.testing.assert_array_equal(result.labels.data, segment(volume, adapter, model).labels.data)
