@@ -192,7 +192,12 @@ class _Fleet:
         key = self.keys.rows(on_device).own(distance=min(self.steps, POINTERS))
         own = [replace(memory.rows(on_device), age=age) for age, memory in enumerate(reversed(self.tracked), start=1)]
         pseudo = pseudo_memories(self.scene, self.prior, slices, labels, self.plan)
-        return [*supports, *pseudo, key, *(memory for memory in own if memory.there is not None and memory.there.any())]
+        met = (memory for memory in own if memory.there is not None and memory.there.any())
+        # Where no row lacks it there is nothing to mask, and attention runs as published, which is faster.
+        whole = (
+            replace(memory, there=None) if memory.there is not None and memory.there.all() else memory for memory in met
+        )
+        return [*supports, *pseudo, key, *whole]
 
     def _remember(self, rows: Tensor, slices: Tensor, answer: Decoded, good: Tensor) -> None:
         """Keep the good masks of this step; every lane has a row, there or not."""
