@@ -126,7 +126,7 @@ def test_segmentation_says_who_made_it_and_of_what(written: pydicom.Dataset, tmp
     source = pydicom.dcmread(tmp_path / "series" / "000.dcm")
 
     assert algorithm.AlgorithmName == "amsam"
-    assert algorithm.AlgorithmVersion == "0.1.0"
+    assert algorithm.AlgorithmVersion == "0.2.0"
     assert SHA in algorithm.AlgorithmParameters
     assert written.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
     assert written.StudyInstanceUID == source.StudyInstanceUID
