@@ -23,6 +23,8 @@ from amsam_cli.volume import Volume
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 WORTHLESS = 0.25
 """Dice of the thresholded prior with the shots under which it says nothing."""
+SECOND = 0.1
+"""Share of a label's first piece that makes another one a second piece rather than a speck."""
 ENLARGE = 0.1
 POINTS = 3
 """Two corners and a click."""
@@ -41,17 +43,18 @@ class PromptRule:
     Attributes:
         threshold: the prior above which the label is.
         smallest: least area of a component, as a share of the frame.
+        several: whether the label comes in several pieces, as far as the shots tell.
         is_silent: whether no prompt is given at all: the prior is of no use, or was not asked for.
     """
 
     threshold: float
     smallest: float
+    is_silent: bool = False
+    several: bool = True
 
     def logits(self, prior: Tensor) -> Tensor:
         """Return a prior in [0, 1] as logits of a mask: how far it lies above the threshold."""
         return (2 * CLIP * (prior.float() - self.threshold)).clamp(-CLIP, CLIP)
-
-    is_silent: bool = False
 
 
 def learn_rule(prior: Tensor, masks: Tensor) -> PromptRule:
@@ -64,7 +67,15 @@ def learn_rule(prior: Tensor, masks: Tensor) -> PromptRule:
     areas = (masks > 0.5).float().mean(dim=(1, 2))
     shown = areas[areas > 0]
     smallest = float(shown.min()) * 0.1 if len(shown) else 0.0
-    return PromptRule(THRESHOLDS[int(np.argmax(overlaps))], smallest, max(overlaps) < WORTHLESS)
+    several = len(shown) < 2 or any(_is_several(mask > 0.5) for mask in masks)
+    return PromptRule(THRESHOLDS[int(np.argmax(overlaps))], smallest, max(overlaps) < WORTHLESS, several)
+
+
+def _is_several(mask: Tensor) -> bool:
+    """Return whether a mask (S, S) has a second piece of at least a tenth of its first."""
+    pieces, _ = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3)))
+    sizes = np.sort(np.bincount(pieces.ravel())[1:])
+    return len(sizes) > 1 and bool(sizes[-2] >= SECOND * sizes[-1])
 
 
 def _dice(prediction: Tensor, truth: Tensor) -> float:

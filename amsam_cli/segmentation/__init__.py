@@ -7,6 +7,7 @@ looks       a label decoded alone from automatic prompts (AM-SAM), or from the s
 tracking    a label carried from its key slices through their neighbours (SAM 2)
 fusion      several looks become one
 closeup     where to look closer, in a second pass
+components  which pieces of a label are kept
 merging     logits of both passes become the label map, slab by slab
 engine      the whole way, and what it returns
 """

@@ -15,6 +15,7 @@ from amsam_cli.adapter import Adapter
 from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, silent
 from amsam_cli.preprocess import Placement
 from amsam_cli.segmentation.closeup import place_to_zoom
+from amsam_cli.segmentation.components import tidy
 from amsam_cli.segmentation.fusion import Fused, fuse
 from amsam_cli.segmentation.looks import (
     Asked,
@@ -95,6 +96,9 @@ def segment(
     found = [Found(each.fused.logits, each.place, each.placement) for each in passes]
     last = passes[-1]
     labels, probabilities = merge(found, volume, names, with_probabilities=plan.probabilities)
+    if plan.tidies:
+        several = {value: rule.several for value, rule in zip(names, adapter.whole.rules, strict=True)}
+        labels = tidy(labels, several, probabilities)
     expected = dict(zip(names, last.fused.expected_dice().tolist(), strict=True))
     return Segmentation(
         labels,

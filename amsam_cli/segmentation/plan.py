@@ -28,6 +28,7 @@ class Plan:
         calibrates: whether attention to the scan's own memories is calibrated by the shots (SCMA).
         is_careful: whether doubtful masks stay out of memory, and a label is no longer followed past its end.
         zooms: whether what was found is looked at again, closer, where the adapter has a zoom.
+        tidies: whether stray pieces are left out, as the shots say in how many pieces a label comes.
         probabilities: whether to return the probability of each label at each voxel too.
         max_memory_gib: the working set past which features go to disk; None = half of the memory that is free.
         detect: finds boxes in the place of the prior (AM-SAM's detector); None = the prior's own prompts.
@@ -45,6 +46,7 @@ class Plan:
     calibrates: bool = False
     is_careful: bool = True
     zooms: bool = True
+    tidies: bool = True
     probabilities: bool = False
     max_memory_gib: float | None = None
     detect: Detect | None = None
