@@ -60,7 +60,7 @@ _PROMPTED = {**_CALIBRATED, "prompts": "automatic"}
 _FULL: Mapping[str, Any] = {"tune": "full", "bilevel": "off"}
 # What differs from the configuration a user gets.
 _OURS: Mapping[str, Mapping[str, Any]] = {
-    "amsam": {},
+    "amsam": {"forecast": True},  # as users get it: tuning that does not help on held-out shots is undone
     "amsam-in-context": {"steps": 0},
     **{f"amsam-{mode}": {} for mode in _MODES},
     "amsam-lora": _LORA,
@@ -105,7 +105,7 @@ def load_method(name: str, device: str = "cpu", *, model: str | None = None) -> 
         return Amsam(
             name,
             model or "builtin",
-            config=AdapterConfig(**_OURS[name]),
+            config=AdapterConfig(**{"forecast": False, **_OURS[name]}),
             mode=mode,
             is_shown_boxes=name == "amsam-true-box",
             device=device,

@@ -29,7 +29,7 @@ class Amsam:
     Attributes:
         name: in tables.
         model: as `amsam adapt --model` takes it.
-        config: how to adapt; the seed is that of the draw, and nothing is forecast.
+        config: how to adapt; the seed is that of the draw.
         mode: how to segment, as `amsam segment --mode` takes it.
         is_shown_boxes: whether a person draws the true box on every slice, in the place of automatic prompts.
         device: where the model runs.
@@ -61,7 +61,7 @@ class Amsam:
         return models.load(self.model, self.device)
 
     def _config(self, seed: int) -> AdapterConfig:
-        return replace(self.config, seed=seed, forecast=False)
+        return replace(self.config, seed=seed)
 
     def fit(self, shots: Sequence[Shot], *, seed: int, on_step: OnStep | None = None) -> AdaptedModel:
         """Return the adapter of these shots with its model."""
