@@ -122,7 +122,8 @@ def test_nothing_changes_before_the_first_step(tune: Tune):
     with tuned(model, AdapterConfig(), tune):
         fresh = answer(model)
 
-    assert torch.equal(plain, fresh)
+    # Not bit for bit: with several threads, sums depend on where in memory the weights lie.
+    torch.testing.assert_close(fresh, plain, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("tune", ["lora", "decoder", "encoder", "full"])
