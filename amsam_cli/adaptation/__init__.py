@@ -148,10 +148,9 @@ def _learn_at_side(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
     scenes = tuple(explore(lesson, examples) for examples in lesson.kept if examples) if lesson.kept else ()
     learned = tune(lesson, scenes, report, stage)
     with attached(lesson.model, lesson.config, learned.changes):
-        whole, zoomed = (
-            [judge(lesson, explore(lesson, examples), learned.dense)] if examples else []
-            for examples in lesson.examples()
-        )
+        if not (scenes and learned.changes.is_empty):  # else what was seen before is what is seen now
+            scenes = tuple(explore(lesson, examples) for examples in lesson.examples() if examples)
+        whole, *zoomed = (judge(lesson, scene, learned.dense) for scene in scenes)
     return Adapter(
         backbone=lesson.backbone,
         memory_backbone=lesson.backbone if lesson.remembers_itself else Backbone.of(lesson.memory_model),
@@ -160,7 +159,7 @@ def _learn_at_side(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
         config=lesson.config,
         changes=learned.changes,
         dense=learned.dense,
-        whole=whole[0],
+        whole=whole,
         zoomed=zoomed[0] if zoomed else None,
         record=Record(shots=tuple(still.shot.origin for still in lesson.stills), trainable=learned.trainable),
     )
