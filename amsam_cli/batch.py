@@ -28,9 +28,9 @@ from amsam_cli.io.formats import PROBABILITIES, suffix_of
 from amsam_cli.io.gate import check_grid, check_scan
 from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, silent
 from amsam_cli.preprocess import intensity_limits
-from amsam_cli.report import RunRecord, Stages, peak_memory_mib, read_json, sha256_of, write_json
+from amsam_cli.report import RunRecord, Stages, peak_memory_mib, read_json, sha256_of, write_json, write_mask_page
 from amsam_cli.report.files import finite
-from amsam_cli.review import write_preview
+from amsam_cli.review import picture_of_mask, write_png
 from amsam_cli.segmentation import Mode, Plan, Segmentation, segment
 from amsam_cli.version import __version__
 from amsam_cli.volume import LabelMap, Volume
@@ -106,6 +106,7 @@ class Options:
     Attributes:
         seed: of every random choice.
         preview: whether to draw a picture of each mask.
+        report: whether to write a page about each mask.
         statistics: whether to measure volume and intensity of each label.
         overwrite: whether to do finished cases again.
         argv: the command line, for the record.
@@ -117,6 +118,7 @@ class Options:
 
     seed: int = 0
     preview: bool = False
+    report: bool = False
     statistics: bool = False
     overwrite: bool = False
     argv: Sequence[str] = ()
@@ -278,12 +280,13 @@ def segment_case(
     with stages.measure("write"):
         kept = _keep_changed(mask, options)
         _write(found, mask, volume, engine, options)
+        picture = _picture(volume, found, engine.adapter) if options.preview or options.report else b""
         if options.preview:
-            limits = intensity_limits(volume, engine.adapter.recipe)
-            keys = chain(*found.seeds.values())
-            write_preview(volume, found.labels, preview_of(mask), limits=limits, key_slices=keys, prompts=found.prompts)
+            write_png(picture, preview_of(mask))
     made = _Expected(case, mask, engine, options)
     record = _record(made, volume, found, seconds=stages.seconds, warnings=(*odd, *found.warnings, *kept))
+    if options.report:
+        write_mask_page(record, page_of(mask), title=mask.name, picture=picture)
     write_json(record.to_json(), record_of(mask))
     return record
 
@@ -317,6 +320,11 @@ def preview_of(mask: Path) -> Path:
     return mask.with_name(f"{mask.name}.preview.png")
 
 
+def page_of(mask: Path) -> Path:
+    """Return where the page about a mask is."""
+    return mask.with_name(f"{mask.name}.html")
+
+
 def probabilities_of(mask: Path) -> Path:
     """Return where the probabilities beside a mask are; those of a picture are a volume of one slice.
 
@@ -335,6 +343,11 @@ def _write(found: Segmentation, mask: Path, volume: Volume, engine: Engine, opti
     if options.probabilities:
         names = found.labels.names
         write_probabilities(found.probabilities, names, probabilities_of(mask), like=source, author=author)
+
+
+def _picture(volume: Volume, found: Segmentation, adapter: Adapter) -> bytes:
+    limits, keys = intensity_limits(volume, adapter.recipe), chain(*found.seeds.values())
+    return picture_of_mask(volume, found.labels, limits=limits, key_slices=keys, prompts=found.prompts)
 
 
 def _check_scan(case: Case, volume: Volume) -> list[str]:
@@ -419,6 +432,8 @@ class _Expected:
         if not recorded or not self.mask.is_file():
             return False
         if self.options.preview and not preview_of(self.mask).is_file():
+            return False
+        if self.options.report and not page_of(self.mask).is_file():
             return False
         if self.options.statistics and not recorded.get("statistics"):
             return False

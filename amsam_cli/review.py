@@ -57,7 +57,35 @@ def write_preview(
     key_slices: Iterable[int] = (),
     prompts: Mapping[int, NDArray[np.float32]] | None = None,
 ) -> None:
-    """Write one PNG that shows a mask on its scan.
+    """Write `picture_of_mask` to a .png file, which appears whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be written.
+        ResourceError: the disk is full.
+    """
+    write_png(picture_of_mask(volume, labels, limits=limits, key_slices=key_slices, prompts=prompts), path)
+
+
+def write_png(png: bytes, path: Path) -> None:
+    """Write a picture; the file appears whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be written.
+        ResourceError: the disk is full.
+    """
+    with atomic_path(path) as hidden:
+        hidden.write_bytes(png)
+
+
+def picture_of_mask(
+    volume: Volume,
+    labels: LabelMap,
+    *,
+    limits: tuple[float, float] | None = None,
+    key_slices: Iterable[int] = (),
+    prompts: Mapping[int, NDArray[np.float32]] | None = None,
+) -> bytes:
+    """Return a PNG that shows a mask on its scan.
 
     A volume shows up to twelve slices over the labelled extent, upright and with the patient's left on the right; a
     single slice or a picture is shown twice, without and with the mask. Proportions are those of the patient.
@@ -65,14 +93,9 @@ def write_preview(
     Args:
         volume: the scan, as `read_volume` oriented it.
         labels: on the same grid; every name it knows stands in the legend, found or not.
-        path: a .png file. Appears whole or not at all.
         limits: raw values shown black and white; None takes percentiles of the scan.
         key_slices: slices that must be among those shown.
         prompts: as in `Segmentation.prompts`; boxes are drawn thin, clicks as a cross, in the label's colour.
-
-    Raises:
-        InputError: the folder cannot be written.
-        ResourceError: the disk is full.
     """
     grey = _Greys(volume, *(limits or _percentiles(volume)))
     colours = colours_of(sorted({*labels.names, *labels.values()}))
@@ -82,9 +105,13 @@ def write_preview(
         _draw_prompts(
             panel, labels.geometry, {value: found[index] for value, found in (prompts or {}).items()}, colours
         )
-    sheet = _with_legend(_grid(panels), _entries(labels), colours)
-    with atomic_path(path) as hidden:
-        sheet.save(hidden, format="PNG")
+    return _as_png(_with_legend(_grid(panels), _entries(labels), colours))
+
+
+def _as_png(sheet: Image.Image) -> bytes:
+    png = BytesIO()
+    sheet.save(png, format="PNG")
+    return png.getvalue()
 
 
 def picture_of_difference(
@@ -123,9 +150,7 @@ def picture_of_difference(
         panels.append(panel)
     names = {**prediction.names, **{v: n for v, n in reference.names.items() if n != f"label_{v}"}}
     legend = {value: names.get(value, f"label_{value}") for value in {*prediction.values(), *reference.values()}}
-    png = BytesIO()
-    _with_legend(_grid(panels), legend, colours).save(png, format="PNG")
-    return png.getvalue()
+    return _as_png(_with_legend(_grid(panels), legend, colours))
 
 
 def _with_margin(places: NDArray[np.integer], size: int) -> slice:

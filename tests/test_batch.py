@@ -14,6 +14,7 @@ from amsam_cli.batch import (
     Options,
     Outcome,
     measure,
+    page_of,
     part_of,
     preview_of,
     record_of,
@@ -135,6 +136,18 @@ def test_run_gives_confidence_in_the_files_own_order(engine, scan, tmp_path, mon
     assert record["needs_review"] == {"ball": [[2, 8]]}  # 0.75 down to 0.0
 
 
+def test_run_writes_a_page_that_needs_nothing_beside_it_when_asked(engine, scan, tmp_path):
+    segmented(scan, engine, tmp_path / "mask.nii.gz", report=True, statistics=True)
+
+    page = page_of(tmp_path / "mask.nii.gz").read_text()
+    assert "data:image/png;base64," in page
+    assert 'src="http' not in page
+    assert "volume ml" in page
+    assert all(name in page for name in ("label_1", "label_2"))
+    assert page.count("<rect") == 18  # two labels on nine slices
+    assert str(tmp_path) not in page
+
+
 def test_run_draws_a_preview_when_asked(engine, scan, tmp_path):
     segmented(scan, engine, tmp_path / "mask.nii.gz", preview=True)
 
@@ -199,7 +212,9 @@ def test_run_does_a_finished_case_again_when_told_to(engine, scan, tmp_path):
     assert segmented(scan, engine, tmp_path / "mask.nii.gz", overwrite=True).status == "done"
 
 
-@pytest.mark.parametrize("changes", [{"seed": 1}, {"preview": True}, {"statistics": True}], ids=lambda c: next(iter(c)))
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"preview": True}, {"report": True}, {"statistics": True}], ids=lambda c: next(iter(c))
+)
 def test_run_does_a_case_again_when_more_or_something_else_is_asked_for(engine, scan, tmp_path, changes):
     segmented(scan, engine, tmp_path / "mask.nii.gz")
 

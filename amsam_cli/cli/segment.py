@@ -33,6 +33,9 @@ def segment_command(
     ] = None,
     memory_model: Annotated[str | None, typer.Option(help="The same for the memory model.")] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Draw a PNG of each mask beside it.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write an HTML page about each mask beside it: picture, what to review.")
+    ] = False,
     statistics: Annotated[
         bool, typer.Option("--statistics", help="Record volume in ml and mean intensity of each label.")
     ] = False,
@@ -77,10 +80,11 @@ def segment_command(
     cases = batch.part_of(found, count=num_parts, index=part_id)
     engine = batch.Engine.load(adapter, device=device, model=model, memory_model=memory_model)
     options = batch.Options(
-        seed,
-        preview,
-        statistics,
-        overwrite,
+        seed=seed,
+        preview=preview,
+        report=report,
+        statistics=statistics,
+        overwrite=overwrite,
         argv=tuple(context.obj),
         probabilities=save_probabilities,
         codes=read_codes(codes) if codes else {},

@@ -7,7 +7,7 @@ pages       CSV, Markdown, HTML
 """
 
 from amsam_cli.report.files import Json, json_text, read_json, write_json
-from amsam_cli.report.pages import write_csv, write_html, write_markdown
+from amsam_cli.report.pages import write_csv, write_html, write_markdown, write_mask_page
 from amsam_cli.report.record import RunRecord, Stages, peak_memory_mib, sha256_of
 from amsam_cli.report.scores import MEAN, Comparison, Difference, Report, Score, Summary, Table
 
@@ -30,4 +30,5 @@ __all__ = [
     "write_html",
     "write_json",
     "write_markdown",
+    "write_mask_page",
 ]

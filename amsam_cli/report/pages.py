@@ -1,4 +1,4 @@
-"""Reports as files for people and spreadsheets: CSV, Markdown, one HTML page that needs nothing beside it."""
+"""Reports as files for people and spreadsheets: CSV, Markdown, HTML pages that need nothing beside them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import base64
 import csv
 import html
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from amsam_cli.report.files import finite, write_text
+from amsam_cli.report.record import RunRecord
 from amsam_cli.report.scores import Comparison, Report, Score, Table
 
 _STYLE = (
@@ -70,9 +71,11 @@ def _markdown_table(table: Table) -> str:
 
 
 def _warnings_of(report: Report, comparison: Comparison | None) -> list[str]:
-    listed = report.meta.get("warnings", [])
-    own = [str(item) for item in listed] if isinstance(listed, list | tuple) else []
-    return own + list(comparison.warnings if comparison else ())
+    return _listed(report.meta.get("warnings")) + list(comparison.warnings if comparison else ())
+
+
+def _listed(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list | tuple) else []
 
 
 def write_html(
@@ -107,6 +110,71 @@ def write_html(
         sections += ["<h2>Worst cases</h2>", "<p>Areas: the prediction. Lines: the reference.</p>"]
         sections += [_figure(caption, png) for caption, png in pictures.items()]
     sections += ["<h2>Cases</h2>", _html_table(report.case_table(), ruled=True)]
+    _write_page(title, sections, path)
+
+
+def write_mask_page(record: RunRecord, path: Path, *, title: str, picture: bytes) -> None:
+    """Write an HTML page about one mask: its picture, what to look at again, how it was made.
+
+    Args:
+        record: of the mask.
+        path: the page; it needs nothing beside it, and no network.
+        title: its heading.
+        picture: a PNG of the mask on its scan.
+
+    Raises:
+        InputError: the folder cannot be written.
+        ResourceError: the disk is full.
+    """
+    content = record.to_json()
+    facts = [f"amsam {record.version}", f"model {record.model}", f"adapter {record.adapter_sha256[:12]}", record.device]
+    facts += [f"{key} {value}" for key, value in record.settings.items() if isinstance(value, str | int)]
+    facts.append(f"{sum(record.seconds.values()):.1f} s")
+    sections = [f'<p class="meta">{html.escape(" · ".join(facts))}</p>']
+    sections += [f"<p>{html.escape(str(warning))}</p>" for warning in _listed(content["warnings"])]
+    sections += [_figure("Areas: the labels. Look at every slice before you use the mask.", picture)]
+    sections += ["<h2>Labels</h2>", _html_table(_label_table(record), ruled=True)]
+    sections += ["<h2>Confidence by slice</h2>", "<p>Taller is surer; what is to be reviewed is orange.</p>"]
+    sections += [_strip(name, row, record.needs_review.get(name, ())) for name, row in record.confidence.items()]
+    _write_page(title, sections, path)
+
+
+def _label_table(record: RunRecord) -> Table:
+    """Return a row for each label: its expected Dice, its measures, and the slices to look at again."""
+    measures = list(dict.fromkeys(key for found in record.statistics.values() for key in found))
+    rows: Table = [["Label", "Expected Dice", *(key.replace("_", " ") for key in measures), "To review"]]
+    for name in record.confidence:
+        found = record.statistics.get(name, {})
+        expected = record.expected_dice.get(name)
+        ranges = record.needs_review.get(name, ())
+        rows.append(
+            [
+                name,
+                "–" if expected is None else f"{expected:.2f}",
+                *(f"{found[key]:.5g}" if key in found else "–" for key in measures),
+                ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in ranges),
+            ]
+        )
+    return rows
+
+
+def _strip(name: str, confidence: Sequence[float], doubtful: Sequence[tuple[int, int]]) -> str:
+    """Return a bar for each slice of a label, in the file's own order, as a drawing in the page."""
+    width = max(1.0, min(12.0, 900 / max(1, len(confidence))))
+    bars = []
+    for index, value in enumerate(confidence):
+        colour = "#e69f00" if any(first <= index <= last for first, last in doubtful) else "#5b8db8"
+        height = 40 * value
+        tip = f"<title>slice {index}: {value:.2f}</title>"
+        bars.append(
+            f'<rect x="{index * width:.1f}" y="{40 - height:.1f}" width="{0.9 * width:.1f}" height="{height:.1f}" '
+            f'fill="{colour}">{tip}</rect>'
+        )
+    size = f'width="{width * len(confidence):.0f}" height="40"'
+    return f"<p>{html.escape(name)}</p><svg {size}>{''.join(bars)}</svg>"
+
+
+def _write_page(title: str, sections: Sequence[str], path: Path) -> None:
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
     body = f"<h1>{html.escape(title)}</h1>" + "\n".join(sections)
     write_text(f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n', path)
