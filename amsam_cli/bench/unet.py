@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from amsam_cli.bench.base import Query
 from amsam_cli.bench.slices import Lesson, augmentation
 from amsam_cli.models.base import OnStep
+from amsam_cli.models.precision import mixed_precision
 from amsam_cli.report import Json
 from amsam_cli.volume import LabelMap, Shot
 
@@ -28,6 +29,7 @@ WEIGHT_DECAY = 1e-2
 CLIP = 1.0
 WARM_UP = 0.05
 """Share of the steps in which the learning rate rises."""
+PRECISION = "bfloat16 where the device has units for it, else float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class ScratchUNet:
             "augmentation": "elastic with affine, gamma, scale, shift, bias field, blur, noise; no flips",
             "loss": "Dice + cross-entropy",
             "optimiser": "AdamW, cosine",
-            "precision": "bfloat16 autocast",
+            "precision": PRECISION,
             "image_size": self.image_size,
             "steps": self.steps,
             "batch": self.batch,
@@ -89,7 +91,7 @@ class ScratchUNet:
         network.train()
         for step in range(self.steps):
             pixels, target = (part.to(self.device) for part in batches.draw())
-            with _half_precision(self.device):
+            with mixed_precision(torch.device(self.device)):
                 logits = network(pixels)
             loss = loss_of(logits.float(), target)
             optimiser.zero_grad()
@@ -115,7 +117,7 @@ class TrainedUNet:
 
     def _logits(self, pixels: Tensor) -> Tensor:
         device = next(self.network.parameters()).device
-        with _half_precision(str(device)):
+        with mixed_precision(device):
             logits: Tensor = self.network(_centred(pixels).to(device))
         return logits
 
@@ -134,11 +136,6 @@ def _network(channels: int, labels: int) -> nn.Module:
     strides = (2,) * (len(WIDTHS) - 1)
     network: nn.Module = UNet(2, channels, labels + 1, WIDTHS, strides, num_res_units=RESIDUAL_UNITS)
     return network
-
-
-def _half_precision(device: str) -> torch.autocast:
-    kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=kind in ("cpu", "cuda"))
 
 
 def _centred(pixels: Tensor) -> Tensor:
