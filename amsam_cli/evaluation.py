@@ -28,7 +28,7 @@ from amsam_cli.version import __version__
 from amsam_cli.volume import Geometry, LabelMap, Unit, Volume
 
 FEWEST_FOR_A_TEST = 6
-"""Below six cases even a difference that is the same in every case has p > 0.05."""
+"""Below six patients even a difference that is the same in every one has p > 0.05."""
 
 MOST_LABELS = 500
 """No atlas draws more structures; an integer image given by mistake does."""
@@ -139,10 +139,14 @@ def worst_cases(report: Report, count: int) -> list[str]:
     return [report.cases[index] for index in order[:count]]
 
 
-def cohorts_by_name(cases: Sequence[str], pattern: str) -> dict[str, str]:
-    """Return the cohort of each case: what the regular expression, or its first group, finds in its name.
+def groups_by_name(cases: Sequence[str], pattern: str) -> dict[str, str]:
+    """Return the group of each case, such as its cohort or patient: what an expression finds in the case's name.
 
-    >>> cohorts_by_name(["siemens_01", "ge_02"], r"^([a-z]+)_")
+    Args:
+        cases: their names.
+        pattern: a regular expression; its first group counts if it has one.
+
+    >>> groups_by_name(["siemens_01", "ge_02"], r"^([a-z]+)_")
     {'siemens_01': 'siemens', 'ge_02': 'ge'}
 
     Raises:
@@ -151,11 +155,11 @@ def cohorts_by_name(cases: Sequence[str], pattern: str) -> dict[str, str]:
     try:
         expression = re.compile(pattern)
     except re.error as err:
-        raise InputError(f"'{pattern}' is no regular expression: {err}.", r"Try --cohort '^([^_]+)_'.") from err
+        raise InputError(f"'{pattern}' is no regular expression: {err}.", r"Try '^([^_]+)_'.") from err
     found = {case: expression.search(case) for case in cases}
     unmatched = [case for case, match in found.items() if match is None]
     if unmatched:
-        raise InputError(f"'{pattern}' is not in the names of {_listed(unmatched)}.", "Every case needs a cohort.")
+        raise InputError(f"'{pattern}' is not in the names of {_listed(unmatched)}.", "Every case needs a match.")
     return {case: match.group(1 if expression.groups else 0) or "" for case, match in found.items() if match}
 
 
@@ -177,10 +181,10 @@ def cohorts_from_file(cases: Sequence[str], path: Path) -> dict[str, str]:
 
 
 def compare(first: Report, second: Report, *, seed: int = 0) -> Comparison:
-    """Return how two sets of predictions of the same references differ, case by case.
+    """Return how two sets of predictions of the same references differ, patient by patient.
 
     Cases and labels that both have a value for are compared by the Wilcoxon signed-rank test, volume errors without
-    their sign.
+    their sign. The cases of a patient, as `first` knows them, count as one by their mean.
 
     Raises:
         InputError: they share no case, or no label.
@@ -192,8 +196,8 @@ def compare(first: Report, second: Report, *, seed: int = 0) -> Comparison:
     rows = []
     for label, members in groups:
         for metric, unit in first.metrics.items():
-            pair = [_table(report, metric, cases=cases, labels=members) for report in (first, second)]
-            row = _difference(Difference(label, metric, unit), *pair, seed=seed)
+            ours, theirs = (_table(report, metric, cases=cases, labels=members) for report in (first, second))
+            row = _difference(Difference(label, metric, unit), ours, theirs, first.patients_of(cases), seed=seed)
             rows += [row] if row else []
     return Comparison(tuple(rows), (*left_cases, *left_labels))
 
@@ -376,7 +380,7 @@ def _renamed_like(first: Report, second: Report) -> Report:
         return second
     name_of = {value: name for name, value in ours.items()}
     names = {name: name_of.get(value, name) for name, value in theirs.items()}
-    return Report(tuple(replace(row, label=names.get(row.label, row.label)) for row in second.rows), second.meta)
+    return replace(second, rows=tuple(replace(row, label=names.get(row.label, row.label)) for row in second.rows))
 
 
 def _table(report: Report, metric: str, *, cases: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
@@ -388,19 +392,26 @@ def _table(report: Report, metric: str, *, cases: Sequence[str], labels: Sequenc
 
 
 def _difference(
-    blank: Difference, first: NDArray[np.float64], second: NDArray[np.float64], *, seed: int
+    blank: Difference,
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    patients: Sequence[str],
+    *,
+    seed: int,
 ) -> Difference | None:
     """Return `blank` with the paired difference of two (cases, labels) tables; None if no case has a value in both."""
     apart = first - second
     there = ~np.isnan(apart)
-    compared = apart[there.any(axis=1)]
-    if not len(compared):
+    kept = there.any(axis=1)
+    if not kept.any():
         return None
-    low, high = bootstrap_interval(compared, seed=seed) or (None, None)
-    p_value, effect = _signed_rank(np.nanmean(compared, axis=1))
+    compared, whose = apart[kept], np.asarray(patients)[kept]
+    by_patient = np.array([np.nanmean(compared[whose == patient], axis=1).mean() for patient in np.unique(whose)])
+    low, high = bootstrap_interval(compared, whose.tolist(), seed=seed) or (None, None)
+    p_value, effect = _signed_rank(by_patient)
     return replace(
         blank,
-        n=len(compared),
+        n=len(by_patient),
         first=macro_mean(np.where(there, first, np.nan)) or 0.0,
         second=macro_mean(np.where(there, second, np.nan)) or 0.0,
         difference=macro_mean(compared) or 0.0,
@@ -408,7 +419,7 @@ def _difference(
         high=high,
         p_value=p_value,
         effect=effect,
-        note=f"fewer than {FEWEST_FOR_A_TEST} cases" if len(compared) < FEWEST_FOR_A_TEST else "",
+        note=f"fewer than {FEWEST_FOR_A_TEST} patients" if len(by_patient) < FEWEST_FOR_A_TEST else "",
     )
 
 
@@ -416,7 +427,7 @@ def _signed_rank(differences: NDArray[np.float64]) -> tuple[float | None, float]
     """Return the p-value of Wilcoxon's signed-rank test and the matched-pairs rank-biserial correlation.
 
     The correlation is the rank sum in favour minus the one against, over all ranks (Kerby 2014, The simple difference
-    formula). Cases without difference count for neither side there, and not at all in the test.
+    formula). Patients without difference count for neither side there, and not at all in the test.
     """
     from scipy.stats import rankdata, wilcoxon  # slow to import
 

@@ -9,11 +9,11 @@ from PIL import Image
 
 from amsam_cli.errors import GeometryError, InputError
 from amsam_cli.evaluation import (
-    cohorts_by_name,
     cohorts_from_file,
     compare,
     evaluate,
     evaluate_maps,
+    groups_by_name,
     read_pair,
     read_scan,
     worst_cases,
@@ -316,8 +316,8 @@ def test_worst_cases_come_first_and_absent_ones_never():
 
 
 def test_cohort_is_the_first_group_of_the_expression_or_all_of_it():
-    assert cohorts_by_name(["ge_1", "siemens_2"], r"^([a-z]+)_") == {"ge_1": "ge", "siemens_2": "siemens"}
-    assert cohorts_by_name(["x2019a"], r"\d{4}") == {"x2019a": "2019"}
+    assert groups_by_name(["ge_1", "siemens_2"], r"^([a-z]+)_") == {"ge_1": "ge", "siemens_2": "siemens"}
+    assert groups_by_name(["x2019a"], r"\d{4}") == {"x2019a": "2019"}
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_cohort_is_the_first_group_of_the_expression_or_all_of_it():
 )
 def test_cohort_expression_that_is_of_no_use_is_refused(pattern, message):
     with pytest.raises(InputError, match=message):
-        cohorts_by_name(["ge"], pattern)
+        groups_by_name(["ge"], pattern)
 
 
 def test_cohorts_are_read_from_a_table(tmp_path):
@@ -369,7 +369,7 @@ def test_comparison_effect_weighs_ranks_against_each_other():
     (row,) = compare(first, second).rows
 
     assert row.effect == pytest.approx(1 / 3)
-    assert row.note == "fewer than 6 cases"
+    assert row.note == "fewer than 6 patients"
 
 
 def test_comparison_effect_is_small_when_most_cases_are_equal():
@@ -431,6 +431,16 @@ def test_comparison_matches_labels_by_value_when_only_one_set_names_them():
     unnamed = evaluate_maps(label_map(cube(3)), label_map(cube()))
 
     assert compare(named, unnamed).rows[0].difference == pytest.approx(0.25)
+
+
+def test_comparison_counts_the_scans_of_a_patient_once():
+    cases = {f"p{number}_{scan}": f"p{number}" for number in range(6) for scan in "ab"}
+    first, second = (tuple(Score(case, "liver", "dice", value) for case in cases) for value in (0.9, 0.8))
+
+    (row,) = compare(Report(first, patients=cases), Report(second)).rows
+
+    assert row.n == 6
+    assert row.p_value == pytest.approx(2 / 2**6)
 
 
 def test_comparison_of_different_cases_is_refused():

@@ -83,6 +83,14 @@ class Cases:
         window = self._window(volume.geometry, name)
         return Query(volume.crop(window), self._counted(truth).crop(window))
 
+    def patient_of(self, name: str) -> str:
+        """Return whose scan a file is, as the set's names tell.
+
+        Raises:
+            InputError: it is not there.
+        """
+        return self._pair(name).patient
+
     def _counted(self, labels: LabelMap) -> LabelMap:
         """Return the labels that count, by the set's names."""
         values = list(self.dataset.labels)

@@ -104,7 +104,7 @@ def load_method(name: str, device: str = "cpu", *, model: str | None = None) -> 
         mode: Mode = next((mode for mode in _MODES if name == f"amsam-{mode}"), "full")
         return Amsam(
             name,
-            model or "builtin",
+            model=model or "builtin",
             config=AdapterConfig(**{"forecast": False, **_OURS[name]}),
             mode=mode,
             is_shown_boxes=name == "amsam-true-box",

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amsam_cli.bench.base import Method, Query
+from amsam_cli.bench.claims import claimed
 from amsam_cli.bench.machine import describe_machine
 from amsam_cli.bench.voc import IGNORED, EpisodeSource
 from amsam_cli.errors import InputError
@@ -183,12 +184,26 @@ def run_episodes(
 ) -> EpisodeResult:
     """Return what a method did in the episodes of a fold; what `output` holds of them is not run again.
 
+    A fold that another process is at is left to it, as far as it has come.
+
     Raises:
         InputError: the data set cannot be read.
     """
-    episodes = draw_episodes(source, asked)
     blank = EpisodeResult(source.name, asked, method.name, method.version, method.settings)
-    result = replace(_resumed(blank, output), machine=describe_machine(device))
+    with claimed(output / blank.place) as is_ours:
+        result = replace(_resumed(blank, output), machine=describe_machine(device))
+        if is_ours:
+            return _run(source, method, result, output, on_step)
+        log.warning("%s is being run by another process; left to it.", result.place)
+        return result
+
+
+def _run(
+    source: EpisodeSource, method: Method, result: EpisodeResult, output: Path, on_step: OnStep | None
+) -> EpisodeResult:
+    """Return a result with the episodes it lacks, written every few of them."""
+    asked = result.protocol
+    episodes = draw_episodes(source, asked)
     if result.done:
         log.info("%s goes on after %d episodes", result.place, result.done)
     for index in range(result.done, len(episodes)):

@@ -1,6 +1,7 @@
 """Data sets x shots x seeds x methods -> results, each a small file; what is there already is not run again.
 
-Every method learns from the same slices and segments the same scans of other patients. Knows no method but by name.
+Every method learns from the same slices and segments the same scans of other patients. Several processes may share one
+folder of results: each takes what no other has begun. Knows no method but by name.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amsam_cli.bench.base import Fitted, Method, Remarked
+from amsam_cli.bench.claims import claimed
 from amsam_cli.bench.contenders import AVAILABLE_METHODS, load_method
 from amsam_cli.bench.machine import describe_machine
 from amsam_cli.bench.ranking import table
@@ -87,7 +89,8 @@ def run_fewshot(
 ) -> list[Result]:
     """Return the results of a selection; those that `output` lacks are run and written there one by one.
 
-    A method that runs out of memory, or whose own package fails on a draw, is left out there with an error in the log.
+    A method that runs out of memory, or whose own package fails on a draw, is left out there with an error in the log;
+    what another process is at is left to it.
 
     Args:
         data: folder of data sets, each with `images` and `labels`.
@@ -102,16 +105,26 @@ def run_fewshot(
     """
     report = on_step or (lambda stage, done, total: None)
     tasks = _tasks(data, selection or Selection(), load_splits() if splits is None else splits)
-    results = []
     for done, task in enumerate(tasks):
         report("bench", done, len(tasks))
         log.info("%s", task.blank.place)
         try:
-            results.append(_finished(task, output) or _run(task, output, on_step))
+            _settle(task, output, on_step)
         except ResourceError as err:  # a peer that fails on one draw must not cost the night
             log.error("%s failed and is left out: %s %s", task.blank.place, err, err.hint or "")
     report("bench", len(tasks), len(tasks))
-    return results
+    return [result for task in tasks if (result := _finished(task, output))]
+
+
+def _settle(task: Task, output: Path, on_step: OnStep | None) -> None:
+    """Run a task unless its result is there, or another process has claimed it."""
+    if _finished(task, output):
+        return
+    with claimed(output / task.blank.place) as is_ours:
+        if not is_ours:
+            log.warning("%s is being run by another process; left to it.", task.blank.place)
+        elif not _finished(task, output):  # the other may have been done with it a moment ago
+            _run(task, output, on_step)
 
 
 def _tasks(data: Path, selection: Selection, splits: Mapping[str, DataSet]) -> list[Task]:
@@ -196,4 +209,4 @@ def _segment_case(name: str, fitted: Fitted, there: Cases) -> CaseResult:
     seconds = time.perf_counter() - began
     labels = there.dataset.labels
     report = evaluate_maps(found, query.truth, names=labels, case=name)
-    return CaseResult.of(report, seconds, list(labels.values()))
+    return CaseResult.of(report, seconds, list(labels.values()), there.patient_of(name))

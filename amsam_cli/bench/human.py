@@ -19,16 +19,15 @@ from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 from torch import Tensor
 
-from amsam_cli import models
+from amsam_cli.bench.backbone import OnOurModel
 from amsam_cli.bench.base import Query
 from amsam_cli.bench.slices import Lesson
 from amsam_cli.models.base import OnStep
 from amsam_cli.models.precision import mixed_precision
 from amsam_cli.models.sam2 import PIXEL_MEAN, PIXEL_STD
 from amsam_cli.preprocess import Frames, Placement
-from amsam_cli.report import Json, sha256_of
+from amsam_cli.report import Json
 from amsam_cli.volume import LabelMap, Shot, Volume
-from amsam_cli.weights import ensure, parse_model
 
 VERSION = "1"
 NOWHERE = -20.0
@@ -36,30 +35,25 @@ NOWHERE = -20.0
 
 
 @dataclass(frozen=True, eq=False)
-class BoxOnOneSlice:
+class BoxOnOneSlice(OnOurModel):
     """SAM 2's video predictor, prompted once for each structure.
 
     Attributes:
         name: in tables.
-        model: as `amsam adapt --model` takes it.
-        device: where it runs.
     """
 
     name: str = "sam2-box"
-    model: str = "builtin"
-    device: str = "cpu"
 
-    @cached_property
+    @property
     def version(self) -> str:
         """Of this file and of the weights."""
-        name, given = parse_model(self.model)
-        return f"{VERSION}-{sha256_of(given or ensure(name))[:8]}"
+        return f"{VERSION}-{self.weights}"
 
     @property
     def settings(self) -> Mapping[str, Json]:
         """Whose box, on which slice, of which model."""
         return {
-            "model": parse_model(self.model)[0],
+            "model": self.model_name,
             "prompt": "the reference's bounding box on the slice where the structure is largest",
             "propagation": "official SAM2VideoPredictor, forward and backward",
             "sees_the_reference": True,
@@ -67,7 +61,7 @@ class BoxOnOneSlice:
 
     @cached_property
     def _predictor(self) -> SAM2VideoPredictor:
-        return predictor_of(models.load(self.model, self.device).network)
+        return predictor_of(self.loaded.network)
 
     def fit(self, shots: Sequence[Shot], *, seed: int, on_step: OnStep | None = None) -> Tracker:
         """Return the model as it is: of the shots only the names and the intensities count."""

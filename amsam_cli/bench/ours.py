@@ -4,69 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from amsam_cli import models
 from amsam_cli.adaptation import adapt
 from amsam_cli.adapter import Adapter, AdapterConfig
+from amsam_cli.bench.backbone import OnOurModel
 from amsam_cli.bench.base import Query
+from amsam_cli.bench.code import code_of_results
 from amsam_cli.methods.prompts import Detect, Detection
 from amsam_cli.models.base import OnStep, PromptableModel
-from amsam_cli.report import Json, sha256_of
+from amsam_cli.report import Json
 from amsam_cli.segmentation import Mode, Plan, segment
 from amsam_cli.version import __version__
 from amsam_cli.volume import LabelMap, Shot, Volume
-from amsam_cli.weights import ensure, parse_model
 
 
 @dataclass(frozen=True, eq=False)
-class Amsam:
+class Amsam(OnOurModel):
     """Adapt, then segment.
 
     Attributes:
         name: in tables.
-        model: as `amsam adapt --model` takes it.
         config: how to adapt; the seed is that of the draw.
         mode: how to segment, as `amsam segment --mode` takes it.
         is_shown_boxes: whether a person draws the true box on every slice, in the place of automatic prompts.
-        device: where the model runs.
     """
 
     name: str = "amsam"
-    model: str = "builtin"
     config: AdapterConfig = field(default_factory=AdapterConfig)
     mode: Mode = "full"
     is_shown_boxes: bool = False
-    device: str = "cpu"
 
-    @cached_property
+    @property
     def version(self) -> str:
-        """The package's version and the start of the weights' hash: other weights, other results."""
-        name, given = parse_model(self.model)
-        return f"{__version__}-{sha256_of(given or ensure(name))[:8]}"
+        """The package's version, what its code does, and the start of the weights' hash."""
+        return f"{__version__}+{code_of_results()}-{self.weights}"
 
     @property
     def settings(self) -> Mapping[str, Json]:
         """The adapter's configuration; its seed is that of the draw."""
         config = asdict(self._config(seed=0))
         kept = {key: value for key, value in config.items() if key != "seed"}
-        own = {"model": parse_model(self.model)[0], "mode": self.mode, "sees_the_reference": self.is_shown_boxes}
+        own = {"model": self.model_name, "mode": self.mode, "sees_the_reference": self.is_shown_boxes}
         return {**own, **kept}
-
-    @cached_property
-    def _loaded(self) -> PromptableModel:
-        return models.load(self.model, self.device)
 
     def _config(self, seed: int) -> AdapterConfig:
         return replace(self.config, seed=seed)
 
     def fit(self, shots: Sequence[Shot], *, seed: int, on_step: OnStep | None = None) -> AdaptedModel:
         """Return the adapter of these shots with its model."""
-        adapter = adapt(shots, self._loaded, config=self._config(seed), on_step=on_step)
-        return AdaptedModel(adapter, self._loaded, mode=self.mode, is_shown_boxes=self.is_shown_boxes)
+        adapter = adapt(shots, self.loaded, config=self._config(seed), on_step=on_step)
+        return AdaptedModel(adapter, self.loaded, mode=self.mode, is_shown_boxes=self.is_shown_boxes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from amsam_cli.bench.ranking import Column, column_of, columns_of, duel_table, grid, mean_text, rank
+from amsam_cli.bench.ranking import Column, column_of, columns_of, duel_table, grid, mean_text, rank, summary_of
 from amsam_cli.bench.record import Result
 from amsam_cli.errors import InputError
 from amsam_cli.io.atomic import atomic_path
-from amsam_cli.report import Report
 from amsam_cli.report.files import write_text
-from amsam_cli.report.scores import bootstrap_interval, macro_mean
 
 BEGIN, END = "<!-- amsam bench readme: begin -->", "<!-- amsam bench readme: end -->"
 
@@ -120,7 +118,6 @@ def _draw_set(axes: Any, results: Sequence[Result], columns: Sequence[Column]) -
 
 
 def _point(cell: Sequence[Result]) -> tuple[float, float, float]:
-    values = Report(tuple(row for result in cell for row in result.rows())).values("dice")
-    mean = macro_mean(values) or 0.0
-    low, high = bootstrap_interval(values) or (mean, mean)
-    return mean, low, high
+    found = summary_of(cell, "dice")
+    mean = found.mean or 0.0
+    return mean, mean if found.low is None else found.low, mean if found.high is None else found.high

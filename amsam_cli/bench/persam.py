@@ -10,19 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from amsam_cli import models
+from amsam_cli.bench.backbone import OnOurModel
 from amsam_cli.bench.base import Query
 from amsam_cli.bench.slices import Lesson
 from amsam_cli.models.base import Decoded, Embedding, OnStep, PromptableModel, Prompts
-from amsam_cli.report import Json, sha256_of
+from amsam_cli.report import Json
 from amsam_cli.volume import LabelMap, Shot
-from amsam_cli.weights import ensure, parse_model
 
 VERSION = "1"
 REFINEMENTS = 2
@@ -31,48 +29,39 @@ ALIKE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class PrototypePrompts:
+class PrototypePrompts(OnOurModel):
     """Clicks from similarity to the supports' mean feature.
 
     Attributes:
         name: in tables.
-        model: as `amsam adapt --model` takes it.
-        device: where it runs.
     """
 
     name: str = "persam"
-    model: str = "builtin"
-    device: str = "cpu"
 
-    @cached_property
+    @property
     def version(self) -> str:
         """Of this file and of the weights."""
-        name, given = parse_model(self.model)
-        return f"{VERSION}-{sha256_of(given or ensure(name))[:8]}"
+        return f"{VERSION}-{self.weights}"
 
     @property
     def settings(self) -> Mapping[str, Json]:
         """Prompts and refinement."""
         return {
-            "model": parse_model(self.model)[0],
+            "model": self.model_name,
             "prompts": "most and least similar place; then the box of the mask found, twice",
             "absent": f"where the best cosine is below {ALIKE} of the lowest among supports",
             "left_out": "target-guided attention, target-semantic prompting",
         }
 
-    @cached_property
-    def _loaded(self) -> PromptableModel:
-        return models.load(self.model, self.device)
-
     @torch.no_grad()
     def fit(self, shots: Sequence[Shot], *, seed: int, on_step: OnStep | None = None) -> Matcher:
         """Return the target embedding of each label; nothing is trained."""
-        lesson = Lesson.of(shots, self._loaded.image_size)
-        pixels = lesson.pixels.expand(-1, 3, -1, -1).to(self._loaded.device)
-        features = F.normalize(self._loaded.encode(pixels).features.float(), dim=1)
+        lesson = Lesson.of(shots, self.loaded.image_size)
+        pixels = lesson.pixels.expand(-1, 3, -1, -1).to(self.loaded.device)
+        features = F.normalize(self.loaded.encode(pixels).features.float(), dim=1)
         inside = [lesson.classes.to(features) == number + 1 for number in range(len(lesson.names))]
         targets, floors = zip(*(_target(features, mask.float()) for mask in inside), strict=True)
-        return Matcher(self._loaded, lesson, torch.stack(targets), floors)
+        return Matcher(self.loaded, lesson, torch.stack(targets), floors)
 
 
 def _target(features: Tensor, masks: Tensor) -> tuple[Tensor, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,10 +9,10 @@ from itertools import groupby
 import numpy as np
 
 from amsam_cli.bench.contenders import AVAILABLE_METHODS
-from amsam_cli.bench.record import Result
+from amsam_cli.bench.record import Result, joined
 from amsam_cli.evaluation import compare
-from amsam_cli.report import Difference, Report, Score
-from amsam_cli.report.scores import bootstrap_interval, macro_mean, number_text
+from amsam_cli.report import Difference, Report, Score, Summary
+from amsam_cli.report.scores import number_text
 
 Column = tuple[str, str]
 """A method's name and version."""
@@ -21,15 +20,15 @@ Column = tuple[str, str]
 NEARLY_ALL = 0.9
 """Share of the scans of the method that has run on most."""
 
-Scores = Mapping[tuple[str, int], float]
-"""Scan and seed -> Dice."""
+Scores = Mapping[tuple[str, str], float]
+"""Patient, and scan with its seed -> Dice."""
 
 
 def table(results: Sequence[Result]) -> str:
     """Return results as Markdown: mean Dice and HD95 with intervals, seconds, and paired tests of the ranking.
 
     Means are over labels, each of equal weight, and over the query scans of all seeds; the 95 % interval resamples
-    these scans. A cell that has fewer seeds than others of its row, or was under-trained, says so.
+    their patients. A cell that has fewer seeds than others of its row, or was under-trained, says so.
 
     >>> table([])
     'No results yet.'
@@ -87,13 +86,17 @@ def _noted(text: str, cell: Sequence[Result], most: int) -> str:
 
 
 def mean_text(cell: Sequence[Result], metric: str, unit: str) -> str:
-    """Return the mean of a metric over labels and scans, with its interval where there are two scans or more."""
-    values = Report(tuple(row for result in cell for row in result.rows())).values(metric)
-    mean = f"{number_text(macro_mean(values), unit)}{f' {unit}' if unit else ''}"
-    interval = bootstrap_interval(values)
-    if interval is None:
+    """Return the mean of a metric over labels and scans, with its interval where there are two patients or more."""
+    found = summary_of(cell, metric)
+    mean = f"{number_text(found.mean, unit)}{f' {unit}' if unit else ''}"
+    if found.low is None:
         return mean
-    return f"{mean} [{number_text(interval[0], unit)}, {number_text(interval[1], unit)}]"
+    return f"{mean} [{number_text(found.low, unit)}, {number_text(found.high, unit)}]"
+
+
+def summary_of(cell: Sequence[Result], metric: str) -> Summary:
+    """Return the mean of a metric over labels and scans, its interval drawn over patients."""
+    return [row for row in joined(cell).summary if row.metric == metric][-1]
 
 
 def _seconds(cell: Sequence[Result]) -> str:
@@ -104,13 +107,13 @@ def _seconds(cell: Sequence[Result]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Duel:
-    """Two methods compared scan by scan.
+    """Two methods compared patient by patient.
 
     Attributes:
         shots: how many annotated slices both learned from.
         first: the method that ranks highest at this shot count.
         second: another one.
-        outcome: the paired difference in Dice over the scans that both segmented.
+        outcome: the paired difference in Dice over the patients whose scans both segmented.
         p_holm: its p-value, corrected for all duels at this shot count (Holm 1979); None where there is none.
     """
 
@@ -125,8 +128,8 @@ def rank(results: Sequence[Result]) -> list[Duel]:
     """Return the best method of each shot count against every other one, by Dice; under-trained results are left out.
 
     Only a method that has run on nearly all scans can be the best, by its mean over those that all such methods
-    segmented: a table grows over weeks, and who has run on easy scans alone must not win by that. A scan counts by the
-    mean over its labels and over the seeds that asked both for it, so that one patient asked for twice is not two.
+    segmented: a table grows over weeks, and who has run on easy scans alone must not win by that. A patient counts by
+    the mean over labels and over the scans and seeds that asked both for it: one who is asked for twice is not two.
     """
     duels: list[Duel] = []
     fair = [result for result in results if result.is_fair]
@@ -162,18 +165,18 @@ def _by_scan(results: Sequence[Result]) -> Scores:
         for case in result.cases:
             values = [scores["dice"] for scores in case.scores.values() if scores.get("dice") is not None]
             if values:
-                found[f"{result.set} {case.case}", result.seed] = float(np.mean(np.array(values, dtype=float)))
+                whose = f"{result.set} {case.patient or case.case}"
+                found[whose, f"{case.case} {result.seed}"] = float(np.mean(np.array(values, dtype=float)))
     return found
 
 
 def _outcome(first: Scores, second: Scores) -> Difference:
-    """Return the paired difference over scans, seeds that both have being averaged."""
-    scans: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for scan, seed in first.keys() & second.keys():
-        scans[scan].append((first[scan, seed], second[scan, seed]))
-    means = {scan: np.mean(np.array(pairs), axis=0) for scan, pairs in sorted(scans.items())}
+    """Return the paired difference over patients, of the scans and seeds that both have."""
+    shared = sorted(first.keys() & second.keys())
+    patients = {" ".join(key): key[0] for key in shared}
     reports = [
-        Report(tuple(Score(scan, "all", "dice", float(pair[side])) for scan, pair in means.items())) for side in (0, 1)
+        Report(tuple(Score(" ".join(key), "all", "dice", scores[key]) for key in shared), patients=patients)
+        for scores in (first, second)
     ]
     return compare(*reports).rows[0]
 
@@ -195,7 +198,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 def duel_table(duels: Sequence[Duel]) -> str:
     """Return the duels as a Markdown table with a title."""
-    lines = [["Shots", "Best", "Against", "Scans", "Dice, difference [95 % interval]", "p", "p, Holm", "Effect"]]
+    lines = [["Shots", "Best", "Against", "Patients", "Dice, difference [95 % interval]", "p", "p, Holm", "Effect"]]
     lines.append(["---:", "---", "---", "---:", "---:", "---:", "---:", "---:"])
     for duel in duels:
         row = duel.outcome
@@ -205,7 +208,7 @@ def duel_table(duels: Sequence[Duel]) -> str:
         names = [" ".join(duel.first), " ".join(duel.second)]
         p_values = [_p_text(row.p_value), _p_text(duel.p_holm)]
         lines.append([str(duel.shots), *names, str(row.n), change, *p_values, f"{row.effect:+.2f}"])
-    title = "**The ranking's paired tests** (Wilcoxon's signed ranks over scans; effect: rank-biserial correlation)"
+    title = "**The ranking's paired tests** (Wilcoxon's signed ranks over patients; effect: rank-biserial correlation)"
     return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 

@@ -25,18 +25,20 @@ class CaseResult:
         case: its name.
         seconds: for the segmentation alone.
         scores: label -> metric -> value; None where the label is absent in both maps.
+        patient: whose scan it is; "" where every scan is another patient's.
     """
 
     case: str
     seconds: float
     scores: Mapping[str, Mapping[str, float | None]]
+    patient: str = ""
 
     @classmethod
-    def of(cls, report: Report, seconds: float, labels: Sequence[str]) -> Self:
+    def of(cls, report: Report, seconds: float, labels: Sequence[str], patient: str = "") -> Self:
         """Return the result of a report on one case, of these labels."""
         kept = [row for row in report.rows if row.metric in METRICS]
         scores = {label: {row.metric: row.value for row in kept if row.label == label} for label in labels}
-        return cls(report.cases[0], round(seconds, 3), scores)
+        return cls(report.cases[0], round(seconds, 3), scores, patient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +95,18 @@ class Result:
         """Return whether it is of the same method, settings, supports and queries as `other`."""
         return _asked(self) == _asked(other)
 
-    def rows(self) -> tuple[Score, ...]:
-        """Return every score, the seed in the name of the case."""
-        return tuple(
-            Score(f"{found.case} (seed {self.seed})", label, metric, value, self.unit if metric == "hd95_mm" else "")
-            for found in self.cases
-            for label, values in found.scores.items()
-            for metric, value in values.items()
-        )
+    def report(self) -> Report:
+        """Return every score and whose scan it is of, the seed in the name of the case."""
+        rows, patients = list[Score](), dict[str, str]()
+        for found in self.cases:
+            name = f"{found.case} (seed {self.seed})"
+            patients[name] = found.patient or found.case
+            rows += [
+                Score(name, label, metric, value, self.unit if metric == "hd95_mm" else "")
+                for label, values in found.scores.items()
+                for metric, value in values.items()
+            ]
+        return Report(tuple(rows), patients=patients)
 
     def write(self, folder: Path) -> None:
         """Write it to its place in `folder`.
@@ -129,6 +135,13 @@ class Result:
 
 def _asked(result: Result) -> tuple[Any, ...]:
     return result.place, dict(result.settings), result.supports, result.queries
+
+
+def joined(results: Sequence[Result]) -> Report:
+    """Return the scores of several seeds as one report."""
+    reports = [result.report() for result in results]
+    patients = {case: patient for report in reports for case, patient in report.patients.items()}
+    return Report(tuple(row for report in reports for row in report.rows), patients=patients)
 
 
 def read_results(folder: Path) -> list[Result]:

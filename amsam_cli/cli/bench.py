@@ -192,6 +192,27 @@ def _run_protocol(
     screen.result({"results": rows, "table": episode_table(results)})
 
 
+@bench_app.command("table")
+def table_command(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of results of amsam bench fewshot.")],
+    methods: Methods = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Only this set; may be repeated.")] = None,
+    newest: Annotated[bool, typer.Option("--newest", help="Only the newest version of each method.")] = False,
+    plot: Plot = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show results that are there, each version of a method and of its weights in a column of its own."""
+    screen = Screen(verbose, quiet, as_json)
+    from amsam_cli.bench import page
+    from amsam_cli.bench.record import read_results
+
+    found = [each for each in read_results(results) if not sets or each.set in sets]
+    found = [each for each in found if not methods or each.method in methods]
+    _print_results(page.newest(found) if newest else found, results, plot, screen)
+
+
 @bench_app.command("readme")
 def readme_command(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of results of amsam bench fewshot.")],

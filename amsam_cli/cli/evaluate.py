@@ -34,6 +34,10 @@ def evaluate_command(
     compare: Annotated[
         Path | None, typer.Option(metavar="OTHER", help="Other predictions of the same cases, for a paired test.")
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="Part of a case's name that is the patient; else every case is another."),
+    ] = None,
     cohort: Annotated[
         str | None, typer.Option(metavar="REGEX", help="Part of a case's name that says its cohort; scores by cohort.")
     ] = None,
@@ -61,8 +65,10 @@ def evaluate_command(
         other = compare and evaluation.evaluate(
             compare, references, tolerance_mm=tolerance_mm, on_case=lambda *n: on_step("compare", *n)
         )
+    if group:
+        report = replace(report, patients=evaluation.groups_by_name(report.cases, group))
     if cohort:
-        report = replace(report, cohorts=evaluation.cohorts_by_name(report.cases, cohort))
+        report = replace(report, cohorts=evaluation.groups_by_name(report.cases, cohort))
     elif cohort_file:
         report = replace(report, cohorts=evaluation.cohorts_from_file(report.cases, cohort_file))
     comparison = evaluation.compare(report, other) if other else None

@@ -26,7 +26,7 @@ _STYLE = (
 )
 
 HOW_COMPARED = (
-    "Paired over cases: the mean difference with its 95 % bootstrap interval, the p-value of Wilcoxon's signed-rank "
+    "Paired over patients: the mean difference with its 95 % bootstrap interval, the p-value of Wilcoxon's signed-rank "
     "test, not corrected for the number of rows, and as effect size the rank-biserial correlation (-1 to 1)."
 )
 
@@ -100,7 +100,9 @@ def write_html(
         ResourceError: the disk is full.
     """
     sections = [f'<p class="meta">{html.escape(" · ".join(_facts(report)))}</p>', "<h2>Summary</h2>"]
-    sections.append("<p>Mean over cases [95 % bootstrap interval].</p>" + _html_table(report.summary_table()))
+    sections.append(
+        "<p>Mean over cases [95 % bootstrap interval over patients].</p>" + _html_table(report.summary_table())
+    )
     if report.cohorts:
         sections += ["<h2>Cohorts</h2>", _html_table(report.cohort_table())]
     if comparison:

@@ -70,7 +70,7 @@ class Summary:
         metric: as in `Score`.
         unit: as in `Score`.
         mean: over the cases that have a value; None if none has.
-        low: lower end of the 95 % bootstrap interval over cases; None for fewer than two cases.
+        low: lower end of the 95 % bootstrap interval over patients; None for fewer than two.
         high: upper end.
         n: how many cases have a value.
         absent: how many scores have none.
@@ -96,11 +96,14 @@ class Report:
         rows: every score, in the order in which tables show them.
         meta: how they came about: version, tolerance, warnings, …
         cohorts: case -> the group it belongs to, such as a scanner; empty where there are none.
+        patients: case -> whose it is; a case that is not named here is a patient of its own. Scans of one patient are
+            alike, so intervals and tests draw patients, not cases.
     """
 
     rows: tuple[Score, ...]
     meta: Mapping[str, Json] = field(default_factory=dict)
     cohorts: Mapping[str, str] = field(default_factory=dict)
+    patients: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def cases(self) -> tuple[str, ...]:
@@ -132,16 +135,21 @@ class Report:
         return tuple(parts)
 
     def _summarised(self, cases: Sequence[int] | None = None) -> tuple[Summary, ...]:
-        rows = slice(None) if cases is None else cases
+        rows = range(len(self.cases)) if cases is None else cases
+        patients = self.patients_of([self.cases[row] for row in rows])
         groups = [(label, [index]) for index, label in enumerate(self.labels)]
         if len(groups) > 1:
             groups.append((MEAN, list(range(len(groups)))))
         values = {metric: self.values(metric)[rows] for metric in self.metrics}
         return tuple(
-            _summarised(label, metric, unit, values[metric][:, columns])
+            _summarised(label, metric, unit, values[metric][:, columns], patients)
             for label, columns in groups
             for metric, unit in self.metrics.items()
         )
+
+    def patients_of(self, cases: Sequence[str]) -> list[str]:
+        """Return whose each case is."""
+        return [self.patients.get(case, case) for case in cases]
 
     def values(self, metric: str) -> NDArray[np.float64]:
         """Return one metric as (cases, labels) float64, NaN where there is no value."""
@@ -160,13 +168,15 @@ class Report:
         if self.cohorts:
             content["cohorts"] = dict(self.cohorts)
             content["cohort_summary"] = [asdict(row) for row in self.cohort_summary]
+        if self.patients:
+            content["patients"] = dict(self.patients)
         return {**content, "meta": dict(self.meta)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Return the report that `to_json` was called on; its summary is computed anew."""
         rows = tuple(Score(**row) for row in content["rows"])
-        return cls(rows, content.get("meta", {}), content.get("cohorts", {}))
+        return cls(rows, content.get("meta", {}), content.get("cohorts", {}), content.get("patients", {}))
 
     def summary_table(self, metrics: Sequence[str] | None = None) -> Table:
         """Return label, cases, absent and each metric's mean with interval, as text for the eye; the header first."""
@@ -200,14 +210,14 @@ class Difference:
         label: the structure's name, or "mean" over all of them.
         metric: as in `Score`.
         unit: as in `Score`.
-        n: how many cases both have a value for.
+        n: how many patients both have a value for.
         first: mean of the first set over these cases.
         second: mean of the second set.
         difference: mean of first minus second.
-        low: lower end of its 95 % bootstrap interval; None for fewer than two cases.
+        low: lower end of its 95 % bootstrap interval; None for fewer than two patients.
         high: upper end.
-        p_value: of the two-sided Wilcoxon signed-rank test; None for fewer than two cases.
-        effect: matched-pairs rank-biserial correlation, from -1 (second larger in every case) to 1 (first larger).
+        p_value: of the two-sided Wilcoxon signed-rank test; None for fewer than two patients.
+        effect: matched-pairs rank-biserial correlation, from -1 (second larger in every patient) to 1 (first larger).
         note: what to keep in mind when reading it.
     """
 
@@ -243,7 +253,7 @@ class Comparison:
 
     def table(self, metrics: Sequence[str] | None = None) -> Table:
         """Return the rows, of all metrics or of some, as text for the eye, the header first."""
-        rows: Table = [["Label", "Metric", "Cases", "First", "Second", "Difference", "p", "Effect", "Note"]]
+        rows: Table = [["Label", "Metric", "Patients", "First", "Second", "Difference", "p", "Effect", "Note"]]
         for row in self.rows:
             if metrics is not None and row.metric not in metrics:
                 continue
@@ -255,22 +265,30 @@ class Comparison:
         return rows
 
 
-def bootstrap_interval(values: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float] | None:
+def bootstrap_interval(
+    values: NDArray[np.float64], patients: Sequence[str] | None = None, *, seed: int = 0
+) -> tuple[float, float] | None:
     """Return the 95 % percentile interval of the mean over cases, then over labels.
+
+    Patients are drawn, each with all of its cases: two scans of one patient say less than scans of two.
 
     Args:
         values: (cases, labels) float64, NaN where a case has no value.
-        seed: of the resampling; equal seeds draw equal cases.
+        patients: whose each case is; None where every case is another patient's.
+        seed: of the resampling; equal seeds draw equal patients.
 
     Returns:
-        Lower and upper end, or None if fewer than two cases have a value.
+        Lower and upper end, or None if fewer than two patients have a value.
     """
     there = ~np.isnan(values)
     kept = there.any(axis=1)
-    n = int(kept.sum())
+    own = np.arange(len(values)) if patients is None else np.unique(patients, return_inverse=True)[1]
+    _, whose = np.unique(own[kept], return_inverse=True)
+    n = int(whose.max(initial=-1)) + 1
     if n < 2:
         return None
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    weights = drawn[:, whose].astype(np.float64)
     counts = weights @ there[kept]
     sums = weights @ np.nan_to_num(values[kept])
     means = _mean_over_labels(np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0))
@@ -292,9 +310,9 @@ def macro_mean(values: NDArray[np.float64]) -> float | None:
     return sum(means) / len(means) if means else None
 
 
-def _summarised(label: str, metric: str, unit: str, values: NDArray[np.float64]) -> Summary:
+def _summarised(label: str, metric: str, unit: str, values: NDArray[np.float64], patients: Sequence[str]) -> Summary:
     there = ~np.isnan(values)
-    low, high = bootstrap_interval(values) or (None, None)
+    low, high = bootstrap_interval(values, patients) or (None, None)
     n, absent = int(there.any(axis=1).sum()), int((~there).sum())
     return Summary(label, metric, unit, macro_mean(values), low, high, n, absent)
 

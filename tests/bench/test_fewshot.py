@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from amsam_cli.bench.base import Query
+from amsam_cli.bench.claims import claimed
 from amsam_cli.bench.fewshot import AVAILABLE_METHODS, Selection, read_results, run_fewshot
 from amsam_cli.bench.record import Result
 from amsam_cli.errors import InputError, ResourceError
@@ -66,6 +67,35 @@ def test_run_skips_what_is_there(data, splits, selection, oracle, tmp_path):
 
     assert len(oracle.fits) == 2
     assert [each.cases for each in second] == [each.cases for each in first]
+
+
+def test_run_leaves_to_another_process_what_that_is_at(data, splits, selection, oracle, tmp_path, caplog):
+    first, second = run_fewshot(data, tmp_path / "there", selection, splits=splits)
+
+    with claimed(tmp_path / "out" / first.place) as is_ours:
+        found = run_fewshot(data, tmp_path / "out", selection, splits=splits)
+
+    assert is_ours
+    assert [each.place for each in found] == [second.place]
+    assert "run by another process" in caplog.text
+
+
+def test_claim_ends_with_its_block_and_leaves_nothing(tmp_path):
+    place = tmp_path / "set" / "result.json"
+
+    with claimed(place) as first, claimed(place) as second:
+        pass
+    with claimed(place) as third:
+        pass
+
+    assert (first, second, third) == (True, False, True)
+    assert not list(place.parent.iterdir())
+
+
+def test_result_says_whose_each_scan_is(data, splits, selection, tmp_path):
+    result = run_fewshot(data, tmp_path / "out", selection, splits=splits)[0]
+
+    assert [found.patient for found in result.cases] == [found.case.partition("_frame")[0] for found in result.cases]
 
 
 def test_run_is_repeated_when_settings_changed(data, splits, selection, oracle, tmp_path):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from amsam_cli.adapter import AdapterConfig
-from amsam_cli.bench import ours
+from amsam_cli.bench import backbone, ours
 from amsam_cli.bench.base import Query
+from amsam_cli.bench.code import code_digest, code_of_results
 from amsam_cli.bench.contenders import AVAILABLE_METHODS, load_method
 from amsam_cli.metrics import dice
 from amsam_cli.segmentation import Plan
@@ -21,7 +22,7 @@ def method(monkeypatch, tmp_path):
     """The method with the toy model, its weights in a file of three bytes."""
     weights = tmp_path / "toy.safetensors"
     weights.write_bytes(b"abc")
-    monkeypatch.setattr(ours.models, "load", lambda name, device: ToyModel())
+    monkeypatch.setattr(backbone.models, "load", lambda name, device: ToyModel())
     return ours.Amsam("amsam-in-context", model=f"builtin={weights}", config=AdapterConfig(steps=0))
 
 
@@ -36,6 +37,14 @@ def test_amsam_segments_on_the_grid_of_the_scan(method):
 
 def test_version_tells_the_weights_apart(method):
     assert method.version.endswith("-ba7816bf")  # sha256 of "abc"
+
+
+def test_version_tells_code_apart_but_not_its_comments(method):
+    source = 'def f():\n    """Say 1."""\n    return 1\n'
+
+    assert code_of_results() in method.version
+    assert code_digest(source) == code_digest(source.replace("Say 1.", "Say one.") + "# done\n")
+    assert code_digest(source) != code_digest(source.replace("return 1", "return 2"))
 
 
 def test_settings_are_those_of_the_adapter(method):

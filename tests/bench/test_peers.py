@@ -88,9 +88,9 @@ def test_forest_features_see_place_only_when_asked():
 
 
 def test_persam_clicks_where_it_looks_alike(monkeypatch, weights):
-    from amsam_cli.bench import persam
+    from amsam_cli.bench import backbone, persam
 
-    monkeypatch.setattr(persam.models, "load", lambda name, device: ToyModel())
+    monkeypatch.setattr(backbone.models, "load", lambda name, device: ToyModel())
     volume, truth = middle_of(5)
     clicked = []
     decode = ToyModel.decode
@@ -106,11 +106,11 @@ def test_persam_clicks_where_it_looks_alike(monkeypatch, weights):
 
 
 def test_box_on_one_slice_is_the_true_one_of_the_largest(monkeypatch, weights):
-    from amsam_cli.bench import human
+    from amsam_cli.bench import backbone, human
 
     torch.manual_seed(0)
     model = Sam2(builtin.build_network(), "builtin", 64)
-    monkeypatch.setattr(human.models, "load", lambda name, device: model)
+    monkeypatch.setattr(backbone.models, "load", lambda name, device: model)
     volume, truth = ball_scan(5, depth=5)
     fitted = human.BoxOnOneSlice(model=weights).fit(SHOTS, seed=0)
     asked = []
@@ -130,10 +130,10 @@ def test_box_on_one_slice_is_the_true_one_of_the_largest(monkeypatch, weights):
 
 
 def test_box_is_drawn_for_no_structure_that_is_not_there(monkeypatch, weights):
-    from amsam_cli.bench import human
+    from amsam_cli.bench import backbone, human
 
     model = Sam2(builtin.build_network(), "builtin", 64)
-    monkeypatch.setattr(human.models, "load", lambda name, device: model)
+    monkeypatch.setattr(backbone.models, "load", lambda name, device: model)
     volume, truth = ball_scan(5, depth=3)
     empty = type(truth)(np.zeros_like(truth.data), truth.geometry, truth.names)
 

@@ -56,7 +56,7 @@ def test_cell_says_that_seeds_are_missing():
 
     cells = rows(table(found), "Dice")[2]
 
-    assert cells[2:] == ["2", "0.500 [0.500, 0.500]", "0.500 (1 of 2 seeds)"]
+    assert cells[2:] == ["2", "0.500", "0.500 (1 of 2 seeds)"]  # of one patient, so without intervals
 
 
 def test_under_trained_cell_says_so_and_fights_no_duel():
@@ -106,6 +106,18 @@ def test_scan_asked_for_by_two_seeds_counts_once():
     (duel,) = rank(found)
 
     assert duel.outcome.n == 3
+
+
+def test_intervals_and_duels_draw_patients_not_scans():
+    found = [result("unet", [0.0, 0.0, 1.0, 1.0]), result("amsam", [0.0] * 4)]
+    whose = ("a", "a", "b", "b")
+    found = [
+        replace(each, cases=tuple(replace(case, patient=name) for case, name in zip(each.cases, whose, strict=True)))
+        for each in found
+    ]
+
+    assert rows(table(found), "Dice")[2][4] == "0.500 [0.000, 1.000]"
+    assert rank(found)[0].outcome.n == 2
 
 
 def test_duels_are_fought_at_each_shot_count():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,17 @@ def test_bench_pascal_runs_its_episodes(amsam, monkeypatch, tmp_path):
 
     assert ran.json["results"][0]["episodes"] == 20
     assert 0 < ran.json["results"][0]["miou"] < 1
+
+
+def test_bench_table_keeps_versions_apart(amsam, tmp_path):
+    for version, date in (("0.2.0+aaaa-11111111", "2026-01-01"), ("0.2.0+aaaa-22222222", "2026-01-02")):
+        replace(result("amsam", [0.5]), version=version, date=date).write(tmp_path)
+
+    both, newest = (amsam("bench", "table", tmp_path, *more) for more in ((), ("--newest",)))
+
+    assert "amsam 0.2.0+aaaa-11111111 | amsam 0.2.0+aaaa-22222222" in both.out
+    assert "11111111" not in newest.out
+    assert "22222222" in newest.out
 
 
 def test_bench_readme_fills_the_page(amsam, tmp_path):

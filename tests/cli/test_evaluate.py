@@ -90,6 +90,13 @@ def test_evaluate_shows_scores_by_cohort(amsam, predictions, scans_folder, tmp_p
     assert {row["cohort"] for row in by_name.json["cohort_summary"]} == {"7", "8"}
 
 
+def test_evaluate_draws_patients_where_names_tell_them(amsam, predictions, scans_folder):
+    ran = amsam("evaluate", predictions, scans_folder / "labels", "--group", "(case)", "--json")
+
+    assert set(ran.json["patients"].values()) == {"case"}
+    assert all(row["low"] is None for row in ran.json["summary"])  # one patient has no interval
+
+
 def test_evaluate_takes_one_kind_of_cohort(amsam, predictions, scans_folder):
     ran = amsam("evaluate", predictions, scans_folder / "labels", "--cohort", "a", "--cohort-file", "b.csv")
 

@@ -88,6 +88,25 @@ def test_bootstrap_interval_copes_with_labels_that_a_resample_misses():
     assert high == pytest.approx(0.5)
 
 
+def test_bootstrap_interval_draws_patients_with_all_of_their_cases():
+    values = np.array([[0.0], [0.0], [1.0], [1.0]])
+
+    assert bootstrap_interval(values, ["a", "a", "b", "b"]) == (0.0, 1.0)  # both draws of one patient: 1 in 4 each
+    assert bootstrap_interval(values, ["a", "a", "a", "a"]) is None
+    assert bootstrap_interval(values, ["d", "c", "b", "a"]) == bootstrap_interval(values)
+
+
+def test_summary_interval_is_over_patients_and_its_mean_over_cases():
+    rows = tuple(Score(case, "liver", "dice", value) for case, value in {"a1": 0.2, "a2": 0.4, "b1": 0.9}.items())
+    report = Report(rows, patients={"a1": "a", "a2": "a"})
+
+    (row,) = report.summary
+
+    assert row.mean == pytest.approx(0.5)
+    assert (row.low, row.high) == (pytest.approx(0.3), pytest.approx(0.9))
+    assert Report.from_json(report.to_json()).summary == report.summary
+
+
 def test_report_comes_back_from_json():
     content = json.loads(json.dumps(TWO_LABELS.to_json()))
 
