@@ -52,7 +52,10 @@ class ToyModel:
     def decode(self, embedding: Embedding, prompts: Prompts) -> Decoded:
         dense = self.no_prompt()[None] if prompts.dense is None else prompts.dense
         tokens = self._network.prompt_encoder(prompts.points / self.image_size, prompts.point_labels)
-        return self._network.mask_decoder(embedding, tokens, dense[:, :, None, None])
+        masks, score, presence = self._network.mask_decoder.predict_masks(embedding, tokens, dense[:, :, None, None])
+        if prompts.channel is not None:
+            return Decoded.of_channels(masks, prompts.channel)
+        return Decoded(masks[:, :1], score, presence)
 
     def no_prompt(self) -> Tensor:
         return self._network.no_mask_embed.weight[0]
@@ -170,7 +173,7 @@ class ToyTransformer(nn.Module):
 
     def forward(self, image: Tensor, mask_token: Tensor, tokens: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         tokens = torch.cat([mask_token, tokens], dim=1)
-        real = torch.cat([real.new_ones(len(real), 1), real], dim=1)
+        real = torch.cat([real.new_ones(mask_token.shape[:2]), real], dim=1)
         image = image + self.cross_attn_image_to_token(image, tokens, real)
         return image, mask_token + self.final_attn_token_to_image(mask_token, image)
 
@@ -181,6 +184,7 @@ class ToyDecoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.transformer = ToyTransformer()
+        self.num_mask_tokens = 1
         self.mask_tokens = nn.Embedding(1, WIDTH)
         self.output_upscaling = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 1), nn.GELU())
         self.output_hypernetworks_mlps = nn.ModuleList([nn.Linear(WIDTH, WIDTH)])
@@ -201,9 +205,6 @@ class ToyDecoder(nn.Module):
             hyper.bias[RECALLED] = 2
             hyper.bias[GROUND] = -1
 
-    def forward(self, embedding: Embedding, prompt: tuple[Tensor, Tensor], dense: Tensor) -> Decoded:
-        return Decoded(*self.predict_masks(embedding, prompt, dense))
-
     def predict_masks(
         self, embedding: Embedding, prompt: tuple[Tensor, Tensor], dense: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -216,8 +217,8 @@ class ToyDecoder(nn.Module):
         detail = embedding.detail[0]
         fine = F.interpolate(image, size=detail.shape[-2:], mode="bilinear") + _without_recalled(detail)
         upscaled = self.output_upscaling(fine)
-        hyper = self.output_hypernetworks_mlps[0](token[:, 0])
-        masks = torch.einsum("bc,bchw->bhw", hyper, upscaled)[:, None]
+        hyper = torch.stack([mlp(token[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
+        masks = torch.einsum("btc,bchw->bthw", hyper, upscaled)
         score = self.iou_prediction_head(token[:, 0])[:, 0].sigmoid()
         return masks, score, 2 + self.pred_obj_score_head(token[:, 0])[:, 0]
 

@@ -30,6 +30,8 @@ SMALL = 20_000_000
 LARGE = 0.015
 """Share of the frame from which a label spans four logits of a frame of 128 px."""
 FULL_STEPS = 150
+PUBLISHED_EPOCHS = 100
+"""Over half of the shots, one a step."""
 FOLD_STEPS = 0.5
 """Share of the steps that a refit of the forecast takes, where all weights are tuned."""
 COLLAPSED = 0.2
@@ -69,7 +71,7 @@ def adapt(
     learned = time.monotonic()
     expected = _forecast(lesson, report) if config.forecast else None
     remarks = _remarks(adapter, expected)
-    if expected and not expected.helps and not adapter.changes.is_empty:
+    if expected and not expected.helps and not adapter.changes.is_empty and not lesson.is_published:
         adapter = _learn(_untuned(lesson), report, "adapt")
         remarks = (*remarks, "Tuning did not help on the shots held out, so the model was left as it is.")
     seconds = {"encode": encoded - began, "adapt": learned - encoded, "forecast": time.monotonic() - learned}
@@ -102,8 +104,13 @@ def _resolve(
 def _decide(config: AdapterConfig, model: PromptableModel, shots: Sequence[Shot]) -> AdapterConfig:
     """Return the configuration with what it leaves open decided."""
     tuned = config.tune or _usual_tune(model, shots)
+    if config.preset == "paper" and tuned not in ("lora", "decoder"):
+        message = f"The paper's settings leave the encoder as it is, which --tune {tuned} does not."
+        raise InputError(message, "Leave --preset out, or take --tune lora or decoder")
     is_wide = tuned in ("encoder", "full")
     usual = FULL_STEPS if is_wide else max(120, 30 * len(shots))
+    if config.preset == "paper":
+        usual = PUBLISHED_EPOCHS * max(1, len(shots) // 2)
     return replace(
         config,
         tune=tuned,
@@ -140,7 +147,7 @@ def _smallest_share(shots: Sequence[Shot]) -> float:
 
 def _learn(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
     """Return the adapter of these shots."""
-    with at_side(lesson.model, lesson.recipe.image_size):
+    with at_side(lesson.model, lesson.recipe.image_size, plain=lesson.is_published):
         return _learn_at_side(lesson, report, stage)
 
 
@@ -150,7 +157,7 @@ def _learn_at_side(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
     with attached(lesson.model, lesson.config, learned.changes):
         if not (scenes and learned.changes.is_empty):  # else what was seen before is what is seen now
             scenes = tuple(explore(lesson, examples) for examples in lesson.examples() if examples)
-        whole, *zoomed = (judge(lesson, scene, learned.dense) for scene in scenes)
+        whole, *zoomed = (judge(lesson, scene, learned.dense, learned.changes.channels) for scene in scenes)
     return Adapter(
         backbone=lesson.backbone,
         memory_backbone=lesson.backbone if lesson.remembers_itself else Backbone.of(lesson.memory_model),

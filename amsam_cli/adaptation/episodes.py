@@ -230,7 +230,7 @@ class FreshEpisodes:
         points, kinds = torch.zeros(*shape, 2), torch.full(shape, -1, dtype=torch.int32)
         for label in torch.unique(batch.label[batch.prompted]):
             rows = batch.prompted[batch.label[batch.prompted] == label]
-            rule = prompts.learn_rule(prior[:, label], batch.masks[:, label])
+            rule = prompts.learn_rule(prior[:, label], batch.masks[:, label]).asking(self._lesson.config.prompts)
             found = prompts.find_prompts(prior[batch.frames[rows], label], rule, self.side)
             points[rows], kinds[rows] = found.points.cpu(), found.point_labels.cpu()
         return Prompts(points.to(features.device), kinds.to(features.device))

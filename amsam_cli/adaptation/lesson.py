@@ -22,8 +22,10 @@ from amsam_cli.volume import Shot, Volume
 
 CONTEXT = 12
 """Slices of each shot's scan that set the scale of its prior."""
-FROZEN_VIEWS, TUNED_VIEWS = 12, 6
+FROZEN_VIEWS, TUNED_VIEWS, PUBLISHED_VIEWS = 12, 6, 1
 """Views of each shot, itself first: as many as training needs, or only as many as judging the result does."""
+BYTE = (0.0, 255.0)
+"""What becomes 0 and 1 in the published runs, whose pictures have eight bits."""
 MILD = Strength(turn=0.26, stretch=0.2, move=0.1, bend=0.02, closer=0.0)
 """Views that are judged, and that probes learn from, stray no further than patients do."""
 ENCODED_TOGETHER = 4 * 256**2
@@ -114,6 +116,11 @@ class Lesson:
         return torch.stack([still.masks[0].amax(dim=(1, 2)) > 0.5 for still in self.stills]).cpu()
 
     @property
+    def is_published(self) -> bool:
+        """Whether to learn as the paper's public runs do."""
+        return self.config.preset == "paper"
+
+    @property
     def remembers_itself(self) -> bool:
         """Whether one model does both."""
         return self.memory_model is self.model
@@ -169,7 +176,7 @@ def prepare(
         InputError: no shot has a label.
     """
     backbone = Backbone.of(model)
-    with at_side(model, config.side or model.image_size):
+    with at_side(model, config.side or model.image_size, plain=config.preset == "paper"):
         lesson = _stills(shots, (model, backbone), memory_model, config)
         return lesson.encoded_once(report) if config.tune in ("lora", "decoder") else lesson
 
@@ -183,14 +190,24 @@ def _stills(
     first = shots[0].volume
     plane = None if first.is_picture else first.geometry.plane
     recipe = fit(shots, image_size=model.image_size, plane=plane)
-    frozen = config.tune in ("lora", "decoder")
-    stage = _Stage(recipe, memory_model.image_size, list(labels), FROZEN_VIEWS if frozen else TUNED_VIEWS, model.device)
+    views = FROZEN_VIEWS if config.tune in ("lora", "decoder") else TUNED_VIEWS
+    if config.preset == "paper":
+        recipe, views = _published(recipe, shots), PUBLISHED_VIEWS
+    stage = _Stage(recipe, memory_model.image_size, list(labels), views, model.device)
     stills, zoomed = [], []
     for index, shot in enumerate(shots):
         stills.append(stage.still(shot, config.seed + index))
         if recipe.zoom:
             zoomed.append(stage.still(shot, config.seed + index, zoom=recipe.zoom))
     return Lesson(stills, zoomed, model, backbone, memory_model, labels, recipe, config)
+
+
+def _published(recipe: Recipe, shots: Sequence[Shot]) -> Recipe:
+    """Return the recipe without a closer look, and for pictures of eight bits without stretching their contrast."""
+    is_byte = all(
+        shot.volume.is_picture and BYTE[0] <= shot.volume.range[0] <= shot.volume.range[1] <= BYTE[1] for shot in shots
+    )
+    return replace(recipe, zoom=None, window=BYTE if is_byte else recipe.window)
 
 
 def _labels_of(shots: Sequence[Shot]) -> dict[int, str]:
@@ -233,6 +250,8 @@ class _Stage:
         """Return the views of one frame, the first as it is; the same views at every side for the same seed."""
         generator = torch.Generator().manual_seed(seed)
         side, more = pixels.shape[-1], self.views - 1
+        if not more:
+            return pixels.to(self.device), masks.to(self.device)
         moved, labels = augment(
             pixels.repeat(more, 1, 1, 1), masks.repeat(more, 1, 1, 1), generator, side=side, strength=MILD
         )

@@ -59,11 +59,20 @@ def explore(lesson: Lesson, examples: Sequence[Example]) -> Scene:
 
 
 @torch.no_grad()
-def judge(lesson: Lesson, scene: Scene, dense: Tensor) -> Sight:
-    """Return the part of a scene that an adapter keeps, with what each look at each label has earned on the shots."""
+def judge(lesson: Lesson, scene: Scene, dense: Tensor, channels: Tensor | None = None) -> Sight:
+    """Return the part of a scene that an adapter keeps, with what each look at each label has earned on the shots.
+
+    Args:
+        lesson: the shots.
+        scene: what is known of them now.
+        dense: (L, C), each label's learned prompt.
+        channels: (L,), the mask token that answers for each; None where all ask the model's own.
+    """
     trust, blends = [], []
     for label in range(len(lesson.labels)):
-        views = _look_back(lesson, scene, dense, label)
+        channel = None if channels is None else channels[label : label + 1]
+        asked = Prompts.empty(1, device=lesson.model.device, dense=dense[label : label + 1], channel=channel)
+        views = _look_back(lesson, scene, asked, label)
         truth = torch.cat([example.masks[:, label] for example in scene.examples])
         trust.append(Trust(**{name: _overlap(logits, truth) for name, logits in views.items()}))
         blends.append(_blend(views, truth) if len(scene.examples) > 1 else Blend())
@@ -135,9 +144,10 @@ def _prompts(
     From leave-one-out priors, so that training sees prompts as good and as bad as a new scan's will be.
     """
     masks = torch.stack([example.masks[0] for example in examples])
-    rules = tuple(prompts.learn_rule(prior[:, 0, label], masks[:, label]) for label in range(len(lesson.labels)))
-    if lesson.config.prompts == "none":
-        rules = tuple(prompts.silent(rule) for rule in rules)
+    rules = tuple(
+        prompts.learn_rule(prior[:, 0, label], masks[:, label]).asking(lesson.config.prompts)
+        for label in range(len(lesson.labels))
+    )
     found = [
         prompts.find_prompts(prior[:, :, label].flatten(0, 1), rule, lesson.model.image_size)
         for label, rule in enumerate(rules)
@@ -145,19 +155,23 @@ def _prompts(
     return rules, Prompts.cat(found)
 
 
-def _look_back(lesson: Lesson, scene: Scene, dense: Tensor, label: int) -> dict[str, Tensor]:
-    """Return the logits (K * A, s, s) of all ways of looking at the views of all shots, none helped by its own shot."""
+def _look_back(lesson: Lesson, scene: Scene, plain: Prompts, label: int) -> dict[str, Tensor]:
+    """Return the logits (K * A, s, s) of all ways of looking at the views of all shots, none helped by its own shot.
+
+    `plain` is one row that asks for the label without a box.
+    """
     rule, count = scene.rules[label], len(scene.examples)
     looks: dict[str, list[Tensor]] = {"prior": [], "slice": [], "support": []}
     for shot, example in enumerate(scene.examples):
-        learned = dense[label].to(lesson.model.device).expand(example.views, -1)
+        alone = plain.repeat(example.views)
         row = (label * count + shot) * example.views
-        asked = replace(scene.found.rows(slice(row, row + example.views)), dense=learned)
+        found = scene.found.rows(slice(row, row + example.views))
+        asked = replace(alone, points=found.points, point_labels=found.point_labels)
         looks["prior"].append(rule.logits(scene.prior[shot, :, label, None]))
         looks["slice"].append(lesson.model.decode(example.slices, asked).logits)
-        plain = Prompts.empty(example.views, device=learned.device, dense=learned if lesson.remembers_itself else None)
         bank = [memory.repeat(example.views) for memory in _others_memories(lesson, scene, label, shot)]
-        looks["support"].append(lesson.memory_model.recall(example.remembered, bank, plain).logits)
+        known = alone if lesson.remembers_itself else None
+        looks["support"].append(lesson.memory_model.recall(example.remembered, bank, known).logits)
     return {name: torch.cat(parts)[:, 0] for name, parts in looks.items()}
 
 

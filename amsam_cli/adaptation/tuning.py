@@ -1,13 +1,13 @@
 """Gradient steps: weights and prompts learn from the shots, on one level or two.
 
-Two regimes share one loop. Where the encoder is frozen, views are encoded once and LoRA learns by the published
-schedule. Where it is tuned, views are new in every step.
+Three regimes share one loop. Where the encoder is frozen, views are encoded once and LoRA learns by the published
+schedule. Where it is tuned, views are new in every step. The paper's own learns from one shot a step, as it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from amsam_cli.adaptation.episodes import Episodes, FreshEpisodes, KeptEpisodes
 from amsam_cli.adaptation.lesson import Lesson
+from amsam_cli.adaptation.published import PublishedEpisodes
 from amsam_cli.adaptation.sights import Scene
 from amsam_cli.adapter import Changes
 from amsam_cli.adapter.changes import Tuned, tuned
@@ -35,6 +36,7 @@ class Regime:
         clip: largest norm of their gradient; None leaves it alone.
         schedule: how rates fall.
         recall: share of the steps that ask from memory too, where views are new.
+        prompt_decay: weight decay of the learned prompts.
     """
 
     rate: float
@@ -42,6 +44,7 @@ class Regime:
     clip: float | None
     schedule: Schedule
     recall: float = 0.0
+    prompt_decay: float = 0.0
 
 
 def warm_cosine(progress: float) -> float:
@@ -55,6 +58,7 @@ def warm_cosine(progress: float) -> float:
 
 FROZEN = Regime(rate=3e-3, decay=0.1, clip=None, schedule=poly)
 FRESH = Regime(rate=2e-3, decay=0.01, clip=1.0, schedule=warm_cosine)
+PUBLISHED = Regime(rate=5e-3, decay=0.1, clip=None, schedule=poly, prompt_decay=0.1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,25 +85,29 @@ def tune(lesson: Lesson, scenes: tuple[Scene, ...], report: OnStep, stage: str) 
         report: told about progress.
         stage: under this name.
     """
-    model, config = lesson.model, lesson.config
-    dense = nn.Parameter(model.no_prompt().detach().clone().repeat(len(lesson.labels), 1))
+    model, config, labels = lesson.model, lesson.config, len(lesson.labels)
+    dense = nn.Parameter(model.no_prompt().detach().clone().repeat(1 if lesson.is_published else labels, 1))
     if not config.steps:
-        return Learned(Changes(), dense.detach().cpu())
+        return Learned(Changes(), dense.detach().cpu().repeat(labels // len(dense), 1))
     assert config.tune is not None
     is_fresh = lesson.kept is None
-    regime = FRESH if is_fresh else FROZEN
+    regime = PUBLISHED if lesson.is_published else FRESH if is_fresh else FROZEN
     cuda = [model.device] if model.device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         torch.manual_seed(config.seed)
-        trained = stack.enter_context(tuned(model, config, config.tune))
+        tokens = labels + 1 if lesson.is_published else 0
+        trained = stack.enter_context(tuned(model, config, config.tune, tokens=tokens))
         run = _Run(lesson, trained, dense, regime, report, stage)
-        if is_fresh:
+        if lesson.is_published:
+            episodes = PublishedEpisodes(lesson, scenes[0])
+            run.descend(episodes, score=lambda held: episodes.score(held, dense))
+        elif is_fresh:
             run.descend(FreshEpisodes(lesson, recall=regime.recall))
         else:
             run.descend(KeptEpisodes(lesson, scenes))
         counts = {**trained.counts, "prompts": dense.numel()}
-        return Learned(trained.changes(), dense.detach().cpu(), counts)
+        return Learned(trained.changes(), dense.detach().cpu().repeat(labels // len(dense), 1), counts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,24 +121,28 @@ class _Run:
     report: OnStep
     stage: str
 
-    def descend(self, episodes: Episodes[Batch]) -> None:
-        """Take the steps."""
+    def descend(self, episodes: Episodes[Batch], *, score: Callable[[Sequence[int]], float] | None = None) -> None:
+        """Take the steps; with a `score` of shots, keep the values of the epoch that was best on those held out."""
         config = self.lesson.config
         assert config.steps is not None
         assert config.bilevel is not None
         trainer: Bilevel[Batch] = Bilevel(
             Level(self.trained.parameters, config.learning_rate or self.regime.rate, self.regime.decay),
-            Level([self.dense], PROMPT_RATE),
+            Level([self.dense], PROMPT_RATE, self.regime.prompt_decay),
             lambda batch: episodes.loss(batch, self.dense),
             order=config.bilevel,
             schedule=self.regime.schedule,
             clip=self.regime.clip,
         )
         first, second = self._halves(is_joint=config.bilevel == "off")
+        best = _Best([*self.trained.parameters, self.dense])
         for step in range(config.steps):
             self.report(self.stage, step, config.steps)
             held = episodes.draw(second) if second else None
             trainer.step(episodes.draw(first), held, progress=step / config.steps)
+            if score and second and (step + 1) % len(first) == 0:
+                best.offer(score(second))
+        best.restore()
         self.report(self.stage, config.steps, config.steps)
 
     def _halves(self, *, is_joint: bool) -> tuple[list[int], list[int]]:
@@ -139,3 +151,24 @@ class _Run:
             return list(range(len(self.lesson.stills))), []
         shown = [frozenset(row.nonzero()[:, 0].tolist()) for row in self.lesson.shown]
         return split(self.lesson.patients, shown)
+
+
+class _Best:
+    """The values of some parameters when they scored highest, the earlier of equals."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._parameters = parameters
+        self._values: list[Tensor] = []
+        self._score = -1.0
+
+    def offer(self, score: float) -> None:
+        """Keep the values of now if they score higher than any before."""
+        if score > self._score:
+            self._score = score
+            self._values = [parameter.detach().clone() for parameter in self._parameters]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the best values back; those of now stay where nothing was offered."""
+        for parameter, value in zip(self._parameters, self._values, strict=False):
+            parameter.copy_(value)

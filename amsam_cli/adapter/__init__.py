@@ -226,7 +226,8 @@ class Adapter:
             AdapterError: the adapter was made for another model.
         """
         _check_same(self.backbone, Backbone.of(model))
-        with at_side(model, self.recipe.image_size), attached(model, self.config, self.changes):
+        is_plain = self.config.preset == "paper"
+        with at_side(model, self.recipe.image_size, plain=is_plain), attached(model, self.config, self.changes):
             yield
 
 
@@ -246,7 +247,7 @@ def _peft_tensors(adapter: Adapter) -> dict[str, Tensor]:
 
 def _change_tensors(adapter: Adapter) -> dict[str, Tensor]:
     changes = adapter.changes
-    kinds = {"weights": changes.weights, "calibration": changes.calibration}
+    kinds = {"weights": changes.weights, "calibration": changes.calibration, "classes": changes.classes}
     return {f"{kind}.{name}": tensor.contiguous() for kind, group in kinds.items() for name, tensor in group.items()}
 
 
@@ -254,7 +255,7 @@ def _restore_changes(lora: dict[str, Tensor], others: dict[str, Tensor]) -> Chan
     def of(kind: str) -> dict[str, Tensor]:
         return {n.removeprefix(f"{kind}."): t for n, t in others.items() if n.startswith(f"{kind}.")}
 
-    return Changes(lora, of("weights"), of("calibration"))
+    return Changes(lora, of("weights"), of("calibration"), of("classes"))
 
 
 def _memory_tensors(adapter: Adapter) -> dict[str, Tensor]:

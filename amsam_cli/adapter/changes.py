@@ -1,4 +1,4 @@
-"""What tuning changes in a model: LoRA, whole weights, the calibration branch; made trainable, kept, put back.
+"""What tuning changes in a model: LoRA, whole weights, calibration, class tokens; made trainable, kept, put back.
 
 Outside its `with` blocks a model is bit for bit what its checkpoint says. Knows the parts of a model by
 `PromptableModel.adaptable` alone.
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from amsam_cli.adapter.config import AdapterConfig, Tune
 from amsam_cli.errors import AdapterError
 from amsam_cli.methods.calibration import CalibrationHead, calibrated, channels_of
+from amsam_cli.methods.classes import class_tokens
 from amsam_cli.models.base import PromptableModel
 
 # q and v of every attention in SAM's mask decoder, as BLO-SAM and AM-SAM place LoRA; SAM 1 and SAM 2 share the names.
@@ -41,16 +42,28 @@ class Changes:
         lora: peft's own state.
         weights: parameter -> float16 difference to the backbone's; of those trained whole.
         calibration: state of the calibration head.
+        classes: state of the class tokens, where the decoder has one for each label instead of its own.
     """
 
     lora: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     calibration: Mapping[str, Tensor] = field(default_factory=dict)
+    classes: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was trained."""
-        return not (self.lora or self.weights or self.calibration)
+        return not (self.lora or self.weights or self.calibration or self.classes)
+
+    @property
+    def tokens(self) -> int:
+        """How many class tokens there are, the background's included; 0 where the decoder has its own."""
+        return len(self.classes["mask_tokens.weight"]) if self.classes else 0
+
+    @property
+    def channels(self) -> Tensor | None:
+        """(L,), the class token that answers for each label; None where the decoder has its own."""
+        return channels(self.tokens)
 
     @property
     def targets(self) -> list[str]:
@@ -71,6 +84,7 @@ class Tuned:
     _thawed: Mapping[str, nn.Parameter]
     _originals: Mapping[str, Tensor]
     _head: CalibrationHead | None
+    _classes: nn.ModuleDict | None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -91,13 +105,16 @@ class Tuned:
                 name: (parameter.detach() - self._originals[name]).to(torch.float16).cpu()
                 for name, parameter in self._thawed.items()
             },
-            {} if self._head is None else {name: t.detach().cpu().clone() for name, t in _state(self._head).items()},
+            _state(self._head),
+            _state(self._classes),
         )
 
 
 @contextmanager
-def tuned(model: PromptableModel, config: AdapterConfig, tune: Tune) -> Iterator[Tuned]:
+def tuned(model: PromptableModel, config: AdapterConfig, tune: Tune, *, tokens: int = 0) -> Iterator[Tuned]:
     """Make what `tune` names trainable for the time of the block; nothing the model says changes before a step.
+
+    With `tokens` the decoder gets so many class tokens instead of its own, which know nothing before the first step.
 
     Raises:
         AdapterError: LoRA finds no layer in a part it should be in.
@@ -107,17 +124,20 @@ def tuned(model: PromptableModel, config: AdapterConfig, tune: Tune) -> Iterator
     with ExitStack() as stack:
         lora = stack.enter_context(_lora(model, config.rank, targets)) if targets else None
         groups |= _lora_groups(model)
-        names = _whole(model, tune)
+        decoder = model.adaptable()["decoder"]
+        classes = stack.enter_context(class_tokens(decoder, tokens)) if tokens else None
+        names = _whole(model, tune) - _names_of(model, classes)
         thawed = {name: parameter for name, parameter in model.network.named_parameters() if name in names}
         originals = stack.enter_context(_thaw(thawed))
         groups |= _by_part(model, thawed)
         head = None
         if config.calibration != "off":
-            decoder = model.adaptable()["decoder"]
             head = CalibrationHead(channels_of(decoder)).to(model.device)
-            stack.enter_context(calibrated(decoder, head, combine=config.calibration))
+            stack.enter_context(calibrated(decoder, head, combine=config.calibration, tokens=tokens or 1))
             groups["calibration"] = list(head.parameters())
-        yield Tuned(groups, lora, thawed, originals, head)
+        if classes is not None:
+            groups["class tokens"] = list(classes.parameters())
+        yield Tuned(groups, lora, thawed, originals, head, classes)
 
 
 @contextmanager
@@ -127,18 +147,30 @@ def attached(model: PromptableModel, config: AdapterConfig, changes: Changes) ->
         if changes.lora:
             lora = stack.enter_context(_lora(model, config.rank, changes.targets))
             set_peft_model_state_dict(lora, dict(changes.lora))
+        decoder = model.adaptable()["decoder"]
+        if changes.classes:
+            stack.enter_context(class_tokens(decoder, changes.tokens)).load_state_dict(dict(changes.classes))
         parameters = dict(model.network.named_parameters())
         stack.enter_context(_thaw({name: parameters[name] for name in changes.weights}))
         with torch.no_grad():
             for name, difference in changes.weights.items():
                 parameters[name].add_(difference.to(parameters[name]))
         if changes.calibration and config.calibration != "off":
-            decoder = model.adaptable()["decoder"]
             head = CalibrationHead(channels_of(decoder)).to(model.device)
             head.load_state_dict(dict(changes.calibration))
-            stack.enter_context(calibrated(decoder, head.requires_grad_(False), combine=config.calibration))
+            head.requires_grad_(False)
+            stack.enter_context(calibrated(decoder, head, combine=config.calibration, tokens=changes.tokens or 1))
         model.network.requires_grad_(False)
         yield
+
+
+def channels(tokens: int) -> Tensor | None:
+    """Return the class token that answers for each label, (L,), of so many tokens; None for none.
+
+    >>> channels(3)
+    tensor([1, 2])
+    """
+    return torch.arange(1, tokens) if tokens else None
 
 
 def lora_config(rank: int, targets: str | list[str] = DECODER_TARGETS) -> LoraConfig:
@@ -183,6 +215,12 @@ def _whole(model: PromptableModel, tune: Tune) -> set[str]:
         if not name.startswith(OUTSIDE)
     }
     return {name for name, parameter in named.items() if id(parameter) in outside}
+
+
+def _names_of(model: PromptableModel, part: nn.Module | None) -> set[str]:
+    """Return the names in `model.network` of the parameters of one of its parts."""
+    own = {id(parameter) for parameter in part.parameters()} if part is not None else set()
+    return {name for name, parameter in model.network.named_parameters() if id(parameter) in own}
 
 
 @contextmanager
@@ -237,5 +275,7 @@ def _target_of(key: str) -> str:
     return key.removeprefix("base_model.model.").partition(".lora_")[0]
 
 
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    return dict(module.state_dict())
+def _state(module: nn.Module | None) -> dict[str, Tensor]:
+    """Return the state of a module, on the CPU; nothing for none."""
+    state = module.state_dict() if module is not None else {}
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}

@@ -7,8 +7,10 @@ from typing import Literal
 
 from amsam_cli.methods.bilevel import Order
 from amsam_cli.methods.calibration import Combine
+from amsam_cli.methods.prompts import Asking
 
 Tune = Literal["lora", "decoder", "encoder", "full"]
+Preset = Literal["paper"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,10 @@ class AdapterConfig:
         bilevel: whether prompts learn from other shots than weights do, and by which gradient.
         calibration: how the element-wise branch joins the mask; "off" leaves it out.
         prior: what tells where a label may be: a linear "probe" of all features, or "cosine" to mean features (FSSAM).
-        prompts: whether slices are asked with a box and a click found automatically, or with the learned prompt alone.
+        prompts: whether slices are asked with a box and a click found automatically, with the box only, or with the
+            learned prompt alone.
+        preset: "paper" learns and segments as AM-SAM is published: a softmax over C + 1 fresh mask tokens, one prompt
+            for all labels, one picture a step, as it is, the best epoch on D2 kept; None as does best here.
     """
 
     rank: int = 4
@@ -40,4 +45,10 @@ class AdapterConfig:
     bilevel: Order | None = None
     calibration: Combine | Literal["off"] = "sum"
     prior: Literal["probe", "cosine"] = "probe"
-    prompts: Literal["automatic", "none"] = "automatic"
+    prompts: Asking = "automatic"
+    preset: Preset | None = None
+
+    @classmethod
+    def paper(cls) -> AdapterConfig:
+        """Return the settings of the public AM-SAM and BLO-SAM runs (Zhang et al., ICML 2024), for frames of 256 px."""
+        return cls(rank=4, learning_rate=5e-3, tune="decoder", side=256, bilevel="first", prompts="box", preset="paper")

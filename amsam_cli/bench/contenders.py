@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ AVAILABLE_METHODS: Mapping[str, str] = {
     "amsam-bilevel": "ablation: all of these, on two levels of first order",
     "amsam-unrolled": "ablation: all of these, on two levels, unrolled",
     "amsam-true-box": "ablation: as amsam-prompts, but a person draws the true box on every slice",
+    "amsam-paper": "the published AM-SAM settings (--preset paper), on this model",
     "amsam-decoder": "ablation: the whole decoder tuned",
     "amsam-encoder": "ablation: the decoder, and LoRA in the encoder",
     "amsam-full": "ablation: every weight tuned",
@@ -71,6 +73,7 @@ _OURS: Mapping[str, Mapping[str, Any]] = {
     "amsam-bilevel": {**_PROMPTED, "bilevel": "first"},
     "amsam-unrolled": {**_PROMPTED, "bilevel": "unrolled"},
     "amsam-true-box": _PROMPTED,
+    "amsam-paper": {},
     "amsam-decoder": {**_PROMPTED, "tune": "decoder"},
     "amsam-encoder": {**_PROMPTED, "tune": "encoder"},
     "amsam-full": _FULL,
@@ -102,10 +105,11 @@ def load_method(name: str, device: str = "cpu", *, model: str | None = None) -> 
         from amsam_cli.bench.ours import Amsam
 
         mode: Mode = next((mode for mode in _MODES if name == f"amsam-{mode}"), "full")
+        base = AdapterConfig.paper() if name == "amsam-paper" else AdapterConfig()
         return Amsam(
             name,
             model=model or "builtin",
-            config=AdapterConfig(**{"forecast": False, **_OURS[name]}),
+            config=replace(base, **{"forecast": False, **_OURS[name]}),
             mode=mode,
             is_shown_boxes=name == "amsam-true-box",
             device=device,

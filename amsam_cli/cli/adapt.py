@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -38,8 +39,14 @@ def adapt_command(
     images: Annotated[Path | None, typer.Option(help="Folder of the images, same names as the label files.")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the adapter.")] = Path("amsam_adapter"),
     model: Annotated[
-        str, typer.Option("-m", "--model", help="Model that is tuned and segments slices, or NAME=checkpoint.pt.")
-    ] = "builtin",
+        str | None,
+        typer.Option(
+            "-m",
+            "--model",
+            show_default="builtin",
+            help="Model that is tuned and segments slices, or NAME=checkpoint.pt.",
+        ),
+    ] = None,
     memory_model: Annotated[
         str | None,
         typer.Option(help="Model that carries masks through the volume; the model itself if it can, else builtin."),
@@ -50,7 +57,7 @@ def adapt_command(
     series: Annotated[
         str | None, typer.Option(help="Which DICOM series of a mixed folder: its number, or the end of its UID.")
     ] = None,
-    rank: Annotated[int, typer.Option(min=1, help="LoRA rank.")] = 4,
+    rank: Annotated[int | None, typer.Option(min=1, show_default="4", help="LoRA rank.")] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="Optimiser steps; 0 trains nothing.")] = None,
     lr: Annotated[float | None, typer.Option(min=1e-8, help="Learning rate of the tuned weights.")] = None,
     tune: Annotated[
@@ -63,6 +70,13 @@ def adapt_command(
     bilevel: Annotated[
         Order | None,
         typer.Option(help="Let prompts learn from other shots than weights do: first or unrolled order, or off."),
+    ] = None,
+    preset: Annotated[
+        Literal["paper"] | None,
+        typer.Option(
+            help="Learn by the published AM-SAM settings, on sam-vit-b unless --model says otherwise; what else is "
+            "typed differs from them.",
+        ),
     ] = None,
     no_forecast: Annotated[bool, typer.Option("--no-forecast", help="Skip the leave-one-out forecast.")] = False,
     device: Device = "auto",
@@ -89,17 +103,19 @@ def adapt_command(
     from amsam_cli.adaptation import adapt
     from amsam_cli.adapter import DESCRIPTION, AdapterConfig
 
-    config = AdapterConfig(
-        rank=rank,
-        steps=steps,
-        learning_rate=lr,
+    base = AdapterConfig.paper() if preset else AdapterConfig()
+    config = replace(
+        base,
+        rank=rank or base.rank,
+        steps=base.steps if steps is None else steps,
+        learning_rate=lr or base.learning_rate,
         seed=seed,
         forecast=not no_forecast,
-        tune=tune,
-        bilevel=bilevel,
+        tune=tune or base.tune,
+        bilevel=bilevel or base.bilevel,
     )
     with io.atomic_folder(output, marker=DESCRIPTION) as folder, screen.progress() as on_step:
-        tuned = models.load(model, device)
+        tuned = models.load(model or ("sam-vit-b" if preset else "builtin"), device)
         learned = adapt(to_learn_from, tuned, memory_model=memory_model, config=config, on_step=on_step)
         learned.save(folder)
     print_adapter(learned, output, screen)

@@ -29,6 +29,22 @@ def mask_loss(answer: Decoded, truth: Tensor, *, dice_weight: float = DICE_WEIGH
     return (1 - dice_weight) * entropy + dice_weight * dice + PRESENCE_WEIGHT * presence
 
 
+def softmax_loss(logits: Tensor, classes: Tensor, *, dice_weight: float = DICE_WEIGHT) -> Tensor:
+    """Return the loss of BLO-SAM and AM-SAM: cross-entropy + Dice of a softmax, the background being a class too.
+
+    Args:
+        logits: (B, L, s, s), of each label against the background.
+        classes: (B, s, s) int64, 0 for background, then the labels in their order.
+        dice_weight: lambda of (1 - lambda) CE + lambda Dice; sums run over the batch and its pixels.
+    """
+    scores = torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
+    likely = scores.softmax(dim=1)
+    truth = F.one_hot(classes, scores.shape[1]).movedim(-1, 1).to(likely)
+    both, size = (part.sum(dim=(0, 2, 3)) for part in (likely * truth, likely.square() + truth))
+    dice = (1 - (2 * both + 1e-5) / (size + 1e-5)).mean()
+    return (1 - dice_weight) * F.cross_entropy(scores, classes) + dice_weight * dice
+
+
 def soft_dice(probability: Tensor, truth: Tensor) -> Tensor:
     """Return 2 sum(p y) / (sum(p) + sum(y)) of each row of (B, 1, S, S), smoothed by one pixel: (B,)."""
     both = (probability * truth).flatten(1).sum(dim=1)

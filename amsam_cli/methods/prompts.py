@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ POINTS = 3
 """Two corners and a click."""
 
 
+Asking = Literal["automatic", "box", "none"]
+"""Whether a box and a click are given, the box alone (AM-SAM), or neither."""
 Detection = tuple[tuple[float, float, float, float], float]
 """A box as (left, top, right, bottom) in voxels of its slice, and how sure the detector is, in [0, 1]."""
 Detect = Callable[[Volume], Mapping[int, Sequence[Detection]]]
@@ -44,6 +47,7 @@ class PromptRule:
         threshold: the prior above which the label is.
         smallest: least area of a component, as a share of the frame.
         several: whether the label comes in several pieces, as far as the shots tell.
+        clicks: whether the box comes with a click.
         is_silent: whether no prompt is given at all: the prior is of no use, or was not asked for.
     """
 
@@ -51,6 +55,11 @@ class PromptRule:
     smallest: float
     is_silent: bool = False
     several: bool = True
+    clicks: bool = True
+
+    def asking(self, how: Asking) -> PromptRule:
+        """Return the rule that asks so."""
+        return replace(self, is_silent=self.is_silent or how == "none", clicks=how == "automatic")
 
     def logits(self, prior: Tensor) -> Tensor:
         """Return a prior in [0, 1] as logits of a mask: how far it lies above the threshold."""
@@ -84,11 +93,6 @@ def _dice(prediction: Tensor, truth: Tensor) -> float:
     return 2 * both / max(1.0, float(prediction.sum() + truth.sum()))
 
 
-def silent(rule: PromptRule) -> PromptRule:
-    """Return the rule that gives no prompts."""
-    return replace(rule, is_silent=True)
-
-
 def find_prompts(prior: Tensor, rule: PromptRule, image_size: int) -> Prompts:
     """Return a box and a click for each slice of `prior` (n, h, w), padding where nothing is likely or to be said.
 
@@ -103,7 +107,7 @@ def find_prompts(prior: Tensor, rule: PromptRule, image_size: int) -> Prompts:
         component = _likeliest(plane, rule)
         if component is not None:
             points[row] = torch.from_numpy(_box_and_click(component) * scale)
-            labels[row] = torch.tensor([2, 3, 1])
+            labels[row] = torch.tensor([2, 3, 1 if rule.clicks else -1])
     return Prompts(points.to(prior.device), labels.to(prior.device))
 
 
@@ -153,4 +157,4 @@ def spoil(prompts: Prompts, generator: torch.Generator, *, drop: float = 0.3, ji
     moved = prompts.points + jitter_px * torch.randn(prompts.points.shape, generator=generator).to(prompts.points)
     dropped = torch.rand(len(prompts), 1, generator=generator).to(prompts.points) < drop
     labels = torch.where(dropped, torch.full_like(prompts.point_labels, -1), prompts.point_labels)
-    return Prompts(moved, labels, prompts.dense)
+    return replace(prompts, points=moved, point_labels=labels)

@@ -78,6 +78,8 @@ class Prompts(Batched):
         points: (B, N, 2) float32, xy, frame pixels; rows with fewer points are padded.
         point_labels: (B, N) int: 1 positive, 0 negative, 2 and 3 the corners of a box, -1 padding.
         dense: (B, C), each row's learned prompt, broadcast over the grid; None = the model's own "no mask" prompt.
+        channel: (B,) int, which of the decoder's mask tokens answers each row, against token 0 as the background; None
+            = token 0 itself, SAM's own for a single mask.
 
     A box is its two corners as points labelled 2 and 3, before the other points, as SAM 2 encodes it.
     """
@@ -85,12 +87,20 @@ class Prompts(Batched):
     points: Tensor
     point_labels: Tensor
     dense: Tensor | None = None
+    channel: Tensor | None = None
 
     @classmethod
-    def empty(cls, rows: int, *, device: torch.device | str = "cpu", dense: Tensor | None = None) -> Prompts:
+    def empty(
+        cls,
+        rows: int,
+        *,
+        device: torch.device | str = "cpu",
+        dense: Tensor | None = None,
+        channel: Tensor | None = None,
+    ) -> Prompts:
         """Return `rows` prompts without points or boxes."""
         points = torch.zeros(rows, 1, 2, device=device)
-        return cls(points, torch.full((rows, 1), -1, dtype=torch.int32, device=device), dense)
+        return cls(points, torch.full((rows, 1), -1, dtype=torch.int32, device=device), dense, channel)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,6 +173,20 @@ class Decoded(Batched):
     presence: Tensor
     pointer: Tensor | None = None
 
+    @classmethod
+    def of_channels(cls, masks: Tensor, channel: Tensor, pointer: Tensor | None = None) -> Decoded:
+        """Return each row's class from the masks (B, T, s, s) of all tokens: its logit less the background's, token 0.
+
+        The highest of these, or none where all are negative, is the highest of T classes, and their softmax beside a
+        zero is that of AM-SAM. Rows are brought within `CLIP` together, so that cutting them there later keeps their
+        order. Such a decoder tells absence by its background, not by scores.
+        """
+        above = masks[:, 1:] - masks[:, :1]
+        excess = (above.amax(dim=1, keepdim=True) - CLIP).relu().detach()
+        wanted = channel.to(masks.device).view(-1, 1, 1, 1).expand(-1, 1, *masks.shape[2:]) - 1
+        sure = torch.ones(len(masks), device=masks.device)
+        return cls((above - excess).gather(1, wanted).float(), sure, CLIP * sure, pointer)
+
 
 @runtime_checkable
 class PromptableModel(Protocol):
@@ -231,14 +255,29 @@ class Resizable(Protocol):
         """Change the frame side, a multiple of 32."""
 
 
+@runtime_checkable
+class Standardising(Protocol):
+    """A model whose encoder gets pixels less their mean, over their spread."""
+
+    is_plain: bool
+    """Whether it gets them in [0, 1] as they are, for now."""
+
+
 @contextmanager
-def at_side(model: PromptableModel, side: int) -> Iterator[None]:
-    """Let `model` work on frames of `side` pixels for the time of the block, if its weights allow."""
+def at_side(model: PromptableModel, side: int, *, plain: bool = False) -> Iterator[None]:
+    """Let `model` work on frames of `side` pixels for the time of the block, if its weights allow.
+
+    `plain` pixels reach its encoder in [0, 1] as they are, as in the public runs of BLO-SAM and AM-SAM.
+    """
     before = model.image_size
     if isinstance(model, Resizable):
         model.set_image_size(side)
+    if isinstance(model, Standardising):
+        model.is_plain = plain
     try:
         yield
     finally:
         if isinstance(model, Resizable):
             model.set_image_size(before)
+        if isinstance(model, Standardising):
+            model.is_plain = False

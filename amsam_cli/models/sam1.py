@@ -7,7 +7,7 @@ many prompts, where amsam asks one prompt of each of many images.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -114,6 +114,7 @@ class Sam1:
     def __init__(self, network: Sam, name: str) -> None:
         self._network = network.eval().requires_grad_(False)
         self.name = name
+        self.is_plain = False
         self.image_size: int = network.image_encoder.img_size
         self.width: int = network.prompt_encoder.embed_dim
 
@@ -136,8 +137,10 @@ class Sam1:
     def embed(self, pixels: Tensor) -> Embedding:
         """Return what `encode` returns, with gradients: for encoder tuning."""
         network = self._network
+        if not self.is_plain:
+            pixels = (255.0 * pixels - network.pixel_mean) / network.pixel_std
         with mixed_precision(self.device):
-            features = network.image_encoder((255.0 * pixels - network.pixel_mean) / network.pixel_std)
+            features = network.image_encoder(pixels)
         return Embedding(features.float())
 
     def decode(self, embedding: Embedding, prompts: Prompts) -> Decoded:
@@ -166,17 +169,18 @@ class Sam1:
         """Return masks of rows that begin with `points` points, then, if `boxed`, the corners of a box."""
         network = self._network
         dense = self.no_prompt()[None] if prompts.dense is None else prompts.dense
-        masks, scores = network.mask_decoder(
+        masks, scores = network.mask_decoder.predict_masks(
             # The decoder would repeat B images B times; but it only ever adds images and dense prompts up, so an
             # empty image and the sum as the dense prompt decode each row once.
             image_embeddings=torch.zeros_like(embedding.features[:1]),
             image_pe=network.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=self._sparse(prompts, points, boxed=boxed),
             dense_prompt_embeddings=embedding.features + dense[:, :, None, None],
-            multimask_output=False,
         )
+        if prompts.channel is not None:
+            return Decoded.of_channels(masks, prompts.channel)
         presence = torch.full_like(scores[:, 0], PRESENT)
-        return Decoded(masks, scores[:, 0], presence)
+        return Decoded(masks[:, :1], scores[:, 0], presence)
 
     def _sparse(self, prompts: Prompts, points: int, *, boxed: bool) -> Tensor:
         """Return the prompt tokens (B, T, C) as SAM's own predictor would make them; none without points and box."""
@@ -203,4 +207,4 @@ def _group(prompts: Prompts) -> tuple[Prompts, list[tuple[int, bool, Tensor]]]:
         raise ValueError("a row of prompts has at most one box, with both its corners")
     kind = 2 * clicks + boxes
     groups = [(n // 2, n % 2 == 1, (kind == n).nonzero()[:, 0]) for n in sorted(set(kind.tolist()))]
-    return Prompts(points, labels, prompts.dense), groups
+    return replace(prompts, points=points, point_labels=labels), groups

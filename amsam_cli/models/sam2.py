@@ -57,6 +57,7 @@ class Sam2:
     def __init__(self, network: SAM2Base, name: str, image_size: int) -> None:
         self._network = network.eval().requires_grad_(False)
         self.name = name
+        self.is_plain = False
         self.width: int = network.hidden_dim
         self.set_image_size(image_size)
         device = network.device
@@ -93,9 +94,9 @@ class Sam2:
     def embed(self, pixels: Tensor) -> Embedding:
         """Return what `encode` returns, with gradients: for pretraining and encoder tuning."""
         with mixed_precision(self.device):
-            mean, std = self._mean.to(pixels.device), self._std.to(pixels.device)
-            pixels = ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
-            out = self._network.forward_image(pixels)
+            if not self.is_plain:
+                pixels = (pixels - self._mean.to(pixels.device)) / self._std.to(pixels.device)
+            out = self._network.forward_image(pixels.contiguous(memory_format=torch.channels_last))
         *detail, features = out["backbone_fpn"]
         return Embedding(features.float(), tuple(level.float() for level in detail))
 
@@ -243,17 +244,18 @@ class Sam2:
         if prompts.dense is not None:
             dense = prompts.dense[:, :, None, None].expand_as(dense)
         with mixed_precision(self.device):
-            masks, scores, tokens, presence = network.sam_mask_decoder(
+            masks, scores, tokens, presence = network.sam_mask_decoder.predict_masks(
                 image_embeddings=features,
                 image_pe=network.sam_prompt_encoder.get_dense_pe(),
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
-                multimask_output=False,
                 repeat_image=False,
                 high_res_features=list(detail) or None,
             )
-            pointer = network.obj_ptr_proj(tokens[:, 0])
-        return Decoded(masks.float(), scores[:, 0].float(), presence[:, 0].float(), pointer.float())
+            pointer = network.obj_ptr_proj(tokens[:, 0]).float()
+        if prompts.channel is not None:
+            return Decoded.of_channels(masks, prompts.channel, pointer)
+        return Decoded(masks[:, :1].float(), scores[:, 0].float(), presence[:, 0].float(), pointer)
 
 
 def _tokens(maps: Tensor) -> Tensor:

@@ -83,6 +83,8 @@ def segment(
     model = model or models.load(adapter.backbone.name)
     both = (model, memory_model or _memory_model_of(adapter, model))
     plan = plan or Plan()
+    if adapter.config.preset == "paper" and plan.is_full:
+        plan = plan.alone()
     report, warnings = on_step or silent, []
     try:
         passes = _attached(volume, adapter, both, plan, report)

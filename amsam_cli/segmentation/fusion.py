@@ -48,9 +48,13 @@ class Fused:
 
 
 def fuse(looks: Mapping[str, Look], blends: Sequence[Blend]) -> Fused:
-    """Return the weighted mean of looks, by predicted IoU and by the share that each kind earned on the shots."""
+    """Return the weighted mean of looks, by predicted IoU and by the share that each kind earned on the shots.
+
+    A look that is alone has nothing to share with, whatever it earned.
+    """
+    is_alone = len(looks) == 1
     weights = {
-        name: look.weight * look.score * torch.tensor([blend.share(name) for blend in blends])
+        name: look.weight * look.score * torch.tensor([1.0 if is_alone else blend.share(name) for blend in blends])
         for name, look in looks.items()
     }
     total = torch.stack([*weights.values()]).sum(dim=0).clamp_min(1e-6)

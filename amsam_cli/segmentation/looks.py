@@ -102,7 +102,7 @@ def look_at_slices(scene: Scene, asked: Asked) -> Look:
     """Return every label decoded on each slice alone, from its automatic prompts and its learned one (AM-SAM)."""
     look = Look.blank(scene.depth, scene.labels, scene.model.image_size // 4)
     for slices, labels in scene.chunks():
-        prompts = Prompts(asked.points[slices, labels], asked.kinds[slices, labels], scene.dense[labels])
+        prompts = scene.asking(Prompts(asked.points[slices, labels], asked.kinds[slices, labels]), labels)
         look.put(slices, labels, scene.model.decode(scene.slices.rows(slices), prompts))
     return look
 
@@ -119,8 +119,9 @@ def look_at_supports(scene: Scene, prior: Priors, plan: Plan) -> Look:
 def recall(scene: Scene, slices: Tensor, labels: Tensor, bank: list[Memory], plan: Plan) -> Decoded:
     """Return some (slice, label) rows decoded from a bank of memories."""
     embedding = scene.remembered.rows(slices)
-    dense = None if scene.learned is None else scene.learned[labels]
-    asked = Prompts.empty(len(slices), device=embedding.features.device, dense=dense)
+    asked = Prompts.empty(len(slices), device=embedding.features.device)
+    if scene.memory_model is scene.model:  # else it has not learned how to ask
+        asked = scene.asking(asked, labels)
     has_own = any(memory.is_own for memory in bank)
     bias = calibrate if plan.calibrates and has_own else None
     return scene.memory_model.recall(embedding, bank, asked, bias=bias)

@@ -52,6 +52,15 @@ class Plan:
     detect: Detect | None = None
     extents: Mapping[int, tuple[int, int]] | None = None
 
+    @property
+    def is_full(self) -> bool:
+        """Whether every way of looking takes part."""
+        return self.prior and self.slices and self.supports and self.tracks
+
+    def alone(self) -> Plan:
+        """Return the plan that decodes each slice once and leaves the masks as they are: AM-SAM as published."""
+        return replace(self, prior=False, supports=False, tracks=False, zooms=False, tidies=False)
+
     @classmethod
     def of(cls, mode: Mode, *, probabilities: bool = False, max_memory_gib: float | None = None) -> Plan:
         """Return the plan of a mode.

@@ -53,6 +53,7 @@ class Scene:
         dense: (L, C) learned prompts.
         allowed: (D, L) bool, where a label may be at all.
         detected: prompts of each label on every slice, (D, ...), from a detector; empty where the prior gives them.
+        channels: (L,) the mask token that answers for each label; None where all ask SAM's own.
     """
 
     place: Place
@@ -63,6 +64,7 @@ class Scene:
     dense: Tensor
     allowed: Tensor
     detected: tuple[Prompts, ...] = ()
+    channels: Tensor | None = None
 
     @classmethod
     def of(
@@ -89,7 +91,8 @@ class Scene:
         placement = Placement.of(part.geometry, recipe.image_size)
         allowed = _allowed(place, adapter, plan)
         detected = _detected(part, placement, adapter, plan.detect) if plan.detect else ()
-        return cls(place, placement, slices, remembered, sight, adapter.dense.to(model.device), allowed, detected)
+        dense, channels = adapter.dense.to(model.device), adapter.changes.channels
+        return cls(place, placement, slices, remembered, sight, dense, allowed, detected, channels)
 
     @property
     def depth(self) -> int:
@@ -112,10 +115,10 @@ class Scene:
         assert isinstance(self.remembered.model, MemoryModel)
         return self.remembered.model
 
-    @property
-    def learned(self) -> Tensor | None:
-        """The learned prompts (L, C) for the memory model; None where it is not the model they were learned with."""
-        return self.dense if self.memory_model is self.model else None
+    def asking(self, prompts: Prompts, labels: Tensor) -> Prompts:
+        """Return prompts that ask for these labels of the slice model: by their learned prompts and mask tokens."""
+        channel = None if self.channels is None else self.channels[labels]
+        return replace(prompts, dense=self.dense[labels], channel=channel)
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (slice, label) of every row that is to be looked at, some rows at a time, slice by slice."""
