@@ -71,7 +71,7 @@ def adapt(
     learned = time.monotonic()
     expected = _forecast(lesson, report) if config.forecast else None
     remarks = _remarks(adapter, expected)
-    if expected and not expected.helps and not adapter.changes.is_empty and not lesson.is_published:
+    if expected and not expected.helps and not adapter.changes.is_empty:
         adapter = _learn(_untuned(lesson), report, "adapt")
         remarks = (*remarks, "Tuning did not help on the shots held out, so the model was left as it is.")
     seconds = {"encode": encoded - began, "adapt": learned - encoded, "forecast": time.monotonic() - learned}
@@ -178,14 +178,17 @@ def _untuned(lesson: Lesson) -> Lesson:
 
 
 def _forecast(lesson: Lesson, report: OnStep) -> Forecast | None:
-    """Return the Dice on shots held out, with and without tuning."""
+    """Return the Dice on shots held out, with tuning and, where that is another thing and may be undone, without."""
     steps = lesson.config.steps or 0
     shorter = steps if lesson.kept else round(FOLD_STEPS * steps)
 
     def learn(kept: Lesson) -> Adapter:
         return _learn(replace(kept, config=replace(kept.config, steps=shorter)), silent, "forecast")
 
-    return hold_out(lesson, learn, lambda kept: _learn(_untuned(kept), silent, "forecast"), report)
+    def learn_plain(kept: Lesson) -> Adapter:
+        return _learn(_untuned(kept), silent, "forecast")
+
+    return hold_out(lesson, learn, learn_plain if shorter and not lesson.is_published else None, report)
 
 
 def _reported(expected: Forecast | None) -> dict[int, float] | None:

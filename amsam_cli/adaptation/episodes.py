@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from amsam_cli.adaptation.augmentation import augment
-from amsam_cli.adaptation.lesson import Lesson
+from amsam_cli.adaptation.lesson import Example, Lesson
 from amsam_cli.adaptation.sights import Scene
 from amsam_cli.methods import prompts, pseudo_prompt
 from amsam_cli.methods.losses import mask_loss
@@ -97,6 +97,7 @@ class KeptEpisodes:
         self._slices = [Embedding.cat([each.slices for each in scene.examples]) for scene in scenes]
         self._remembered = [Embedding.cat([each.remembered for each in scene.examples]) for scene in scenes]
         self._masks = [torch.cat([each.masks for each in scene.examples]) for scene in scenes]  # (K*A, L, S, S)
+        self._memories = [_memories(scene.examples) for scene in scenes]
         self._memory_masks = [torch.cat([each.memory_masks for each in scene.examples]) for scene in scenes]
         self._views = scenes[0].examples[0].views
 
@@ -116,10 +117,10 @@ class KeptEpisodes:
         lesson, learned = self._lesson, dense[batch.label]
         alone = lesson.model.decode(self._slices[batch.scene].rows(batch.frames), replace(batch.asked, dense=learned))
         loss = mask_loss(alone, batch.truth)
-        if not lesson.remembers_itself:
+        memories = self._memories[batch.scene]
+        if memories is None:
             return loss
         labels = dense.shape[0]
-        memories = self._scenes[batch.scene].memories
         rows = batch.donors * labels + batch.label[:, None]
         bank = [memories.rows(rows[:, position]) for position in range(rows.shape[1])]
         plain = Prompts.empty(len(learned), device=learned.device, dense=learned)
@@ -141,6 +142,12 @@ class KeptEpisodes:
         weight[torch.arange(len(shot)), shot] *= 1e-4
         donors = torch.multinomial(weight, size, replacement=True, generator=self._generator)
         return donors * self._views + torch.randint(self._views, donors.shape, generator=self._generator)
+
+
+def _memories(examples: Sequence[Example]) -> Memory | None:
+    """Return the memories of all views, rows in the order (shot, view, label); None where none is asked for."""
+    parts = [example.memories for example in examples if example.memories is not None]
+    return Memory.cat(parts) if parts else None
 
 
 class FreshEpisodes:

@@ -29,7 +29,7 @@ class Forecast:
 
     Attributes:
         tuned: label value -> mean Dice.
-        plain: the same for adapters of the same shots that were not tuned.
+        plain: the same for adapters of the same shots that were not tuned; empty where those were not asked for.
     """
 
     tuned: Mapping[int, float]
@@ -38,10 +38,10 @@ class Forecast:
     @property
     def helps(self) -> bool:
         """Whether tuning did at least as well as none, over the labels."""
-        return float(np.mean([*self.tuned.values()])) >= float(np.mean([*self.plain.values()]))
+        return not self.plain or float(np.mean([*self.tuned.values()])) >= float(np.mean([*self.plain.values()]))
 
 
-def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn, report: OnStep) -> Forecast | None:
+def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: OnStep) -> Forecast | None:
     """Return each label's Dice on shots held out with their patient (each shot, if there is one patient).
 
     Every fold refits from scratch and segments the held-out slice among its neighbours by the same code as any scan.
@@ -56,6 +56,8 @@ def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn, report: OnStep) -
         report("forecast", number, len(folds))
         kept = lesson.only([index for index in range(len(lesson.stills)) if index not in held_out])
         for make, found in ((learn, tuned), (learn_plain, plain)):
+            if make is None:
+                continue
             adapter = make(kept)
             for index in held_out:
                 for value, overlap in _score(lesson.stills[index].shot, adapter, lesson).items():

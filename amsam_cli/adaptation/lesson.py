@@ -7,7 +7,7 @@ forecast works on stored features; where it is tuned, features are made anew whe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 from amsam_cli.adaptation.augmentation import Strength, augment
 from amsam_cli.adapter import AdapterConfig, Backbone
 from amsam_cli.errors import InputError
-from amsam_cli.models.base import Embedding, MemoryModel, OnStep, PromptableModel, at_side
+from amsam_cli.methods.probe import Probe
+from amsam_cli.models.base import Embedding, Memory, MemoryModel, OnStep, PromptableModel, at_side
 from amsam_cli.preprocess import Frames, Recipe, fit, zoom_window
 from amsam_cli.volume import Shot, Volume
 
@@ -64,6 +65,7 @@ class Example:
         masks: (A, L, S, S) soft masks in the slice model's frame.
         memory_masks: (A, L, S', S') in the memory model's frame.
         context: (n, C, h, w) features of slices of its scan, for priors by cosine; None where a probe finds them.
+        memories: of all views, rows in the order (view, label), under untuned weights; None where no step asks.
     """
 
     shot: Shot
@@ -72,6 +74,7 @@ class Example:
     masks: Tensor
     memory_masks: Tensor
     context: Tensor | None
+    memories: Memory | None = None
 
     @property
     def views(self) -> int:
@@ -93,6 +96,7 @@ class Lesson:
         recipe: how scans become frames.
         config: how to adapt; nothing in it is left to be decided.
         kept: examples of `stills` and `zoomed` where the encoder is frozen, else None.
+        probes: those fitted so far to kept examples; folds share them, and tuning changes none.
     """
 
     stills: Sequence[Still]
@@ -104,6 +108,7 @@ class Lesson:
     recipe: Recipe
     config: AdapterConfig
     kept: tuple[Sequence[Example], Sequence[Example]] | None = None
+    probes: dict[tuple[Example, ...], Probe] = field(default_factory=dict)
 
     @property
     def patients(self) -> list[str]:
@@ -148,11 +153,22 @@ class Lesson:
         """Return the lesson with its examples kept, for a frozen encoder."""
         done: list[Example] = []
         total = len(self.stills) + len(self.zoomed)
+        asks_memories = self.remembers_itself and bool(self.config.steps) and not self.is_published
         for still in (*self.stills, *self.zoomed):
             report("encode", len(done), total)
-            done.append(self._encode(still))
+            example = self._encode(still)
+            done.append(replace(example, memories=self.remember(example)) if asks_memories else example)
         report("encode", total, total)
         return replace(self, kept=(done[: len(self.stills)], done[len(self.stills) :]))
+
+    @torch.no_grad()
+    def remember(self, example: Example, *, views: int | None = None) -> Memory:
+        """Return the memories of an example's first views, of all if left out, rows in the order (view, label)."""
+        masks = example.memory_masks[:views]
+        labels = masks.shape[1]
+        return self.memory_model.remember(
+            example.remembered.rows(slice(0, views)).repeat(labels), masks.flatten(0, 1)[:, None]
+        )
 
     def _encode(self, still: Still) -> Example:
         slices = encode_all(self.model, still.pixels)

@@ -31,7 +31,6 @@ class Scene:
         probe: the classifier behind the prior, of all shots; None where the prior is a cosine.
         prior: (K, A, L, h, w), where each label may be in each view, by the other shots.
         found: prompts of all views, rows in the order (label, shot, view).
-        memories: of all views, rows in the order (shot, view, label).
         bank: the memories of the shots as annotated, with their prototypes.
     """
 
@@ -40,22 +39,18 @@ class Scene:
     probe: Probe | None
     prior: Tensor
     found: Prompts
-    memories: Memory
     bank: SupportBank
 
 
 @torch.no_grad()
 def explore(lesson: Lesson, examples: Sequence[Example]) -> Scene:
     """Return what is known of the shots at one scale, under the weights of now."""
-    memories = Memory.cat([_memories_of(example, lesson) for example in examples])
     known = _prototypes(examples)
-    bank = _bank(memories, examples, known)
-    seed = lesson.config.seed
     uses_probe = lesson.config.prior == "probe"
-    prior = _probed(examples, seed) if uses_probe else _cosines(examples, known)
+    prior = _probed(lesson, examples) if uses_probe else _cosines(examples, known)
     rules, found = _prompts(lesson, examples, prior)
-    probe = _fit(examples, seed) if uses_probe else None
-    return Scene(examples, rules, probe, prior, found, memories, bank)
+    probe = _fit(lesson, examples) if uses_probe else None
+    return Scene(examples, rules, probe, prior, found, _bank(lesson, examples, known))
 
 
 @torch.no_grad()
@@ -79,23 +74,16 @@ def judge(lesson: Lesson, scene: Scene, dense: Tensor, channels: Tensor | None =
     return Sight(scene.rules, tuple(trust), tuple(blends), scene.bank, scene.probe)
 
 
-def _memories_of(example: Example, lesson: Lesson) -> Memory:
-    """Return one shot's memories, one row for each (view, label)."""
-    labels = example.memory_masks.shape[1]
-    return lesson.memory_model.remember(example.remembered.repeat(labels), example.memory_masks.flatten(0, 1)[:, None])
-
-
 def _prototypes(examples: Sequence[Example]) -> Prototypes:
     plain = torch.cat([example.slices.features[:1] for example in examples])
     masks = torch.cat([example.masks[:1] for example in examples])
     return pseudo_prompt.prototypes(plain.float(), masks)
 
 
-def _bank(memories: Memory, examples: Sequence[Example], known: Prototypes) -> SupportBank:
-    """Return the memories of the first view of each shot."""
-    count, labels, views = len(examples), examples[0].masks.shape[1], examples[0].views
-    rows = torch.arange(count * views * labels).view(count, views, labels)[:, 0].flatten()
-    first = memories.rows(rows)
+def _bank(lesson: Lesson, examples: Sequence[Example], known: Prototypes) -> SupportBank:
+    """Return the memories of the first view of each shot, under the weights of now."""
+    count, labels = len(examples), examples[0].masks.shape[1]
+    first = Memory.cat([lesson.remember(example, views=1) for example in examples])
     maps, pointers, small = (
         part.view(count, labels, *part.shape[1:]).cpu() for part in (first.map, first.pointer, first.mask)
     )
@@ -103,17 +91,21 @@ def _bank(memories: Memory, examples: Sequence[Example], known: Prototypes) -> S
     return SupportBank(maps, pointers, small, on_cpu)
 
 
-def _fit(examples: Sequence[Example], seed: int) -> Probe:
-    """Return the probe of all views of some shots."""
-    slices = Embedding.cat([example.slices for example in examples])
-    return fit_probe(slices, torch.cat([example.masks for example in examples]), seed=seed)
+def _fit(lesson: Lesson, examples: Sequence[Example]) -> Probe:
+    """Return the probe of all views of some shots; of kept ones it is fitted once, however many folds ask for it."""
+    wanted = tuple(examples)
+    known = lesson.probes if lesson.kept else {}
+    if wanted not in known:
+        slices = Embedding.cat([example.slices for example in wanted])
+        known[wanted] = fit_probe(slices, torch.cat([example.masks for example in wanted]), seed=lesson.config.seed)
+    return known[wanted]
 
 
-def _probed(examples: Sequence[Example], seed: int) -> Tensor:
+def _probed(lesson: Lesson, examples: Sequence[Example]) -> Tensor:
     """Return the prior (K, A, L, s, s) of each shot by the probe of the others."""
     return torch.stack(
         [
-            _fit([examples[other] for other in _others(index, len(examples))], seed).probability(example.slices)
+            _fit(lesson, [examples[other] for other in _others(index, len(examples))]).probability(example.slices)
             for index, example in enumerate(examples)
         ]
     )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from amsam_cli import adaptation
-from amsam_cli.adaptation import adapt, choose
+from amsam_cli.adaptation import adapt, choose, sights
+from amsam_cli.adaptation.episodes import KeptEpisodes, KeptRows
 from amsam_cli.adaptation.forecast import Forecast
+from amsam_cli.adaptation.lesson import FROZEN_VIEWS
 from amsam_cli.adapter import AdapterConfig, Tune
 from amsam_cli.errors import InputError
 from amsam_cli.io import Pair
@@ -187,6 +189,43 @@ def test_two_levels_work_with_one_shot():
     adapter = adapt([ball_shot(0)], ToyModel(), config=replace(QUICK, bilevel="unrolled", tune="lora"))
 
     assert not adapter.changes.is_empty
+
+
+def test_each_level_visits_all_of_its_own_shots(monkeypatch: pytest.MonkeyPatch):
+    seen: dict[tuple[int, ...], set[int]] = {}
+    draw = KeptEpisodes.draw
+
+    def spy(self: KeptEpisodes, shots: Sequence[int]) -> KeptRows:
+        batch = draw(self, shots)
+        seen.setdefault(tuple(shots), set()).update((batch.frames // FROZEN_VIEWS).tolist())
+        return batch
+
+    monkeypatch.setattr(KeptEpisodes, "draw", spy)
+
+    adapt([ball_shot(seed) for seed in range(4)], ToyModel(), config=replace(QUICK, bilevel="first", tune="lora"))
+
+    assert seen == {(0, 1): {0, 1}, (2, 3): {2, 3}}
+
+
+def test_frozen_encoder_sees_every_view_once(monkeypatch: pytest.MonkeyPatch):
+    frames: list[int] = []
+    encode = ToyModel.encode
+    monkeypatch.setattr(ToyModel, "encode", lambda self, pixels: frames.append(len(pixels)) or encode(self, pixels))
+
+    adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=replace(QUICK, tune="lora"))
+
+    assert sum(frames) == 2 * FROZEN_VIEWS
+
+
+def test_every_probe_is_fitted_once_for_fit_and_forecast(monkeypatch: pytest.MonkeyPatch):
+    fitted: list[int] = []
+    fit = sights.fit_probe
+    monkeypatch.setattr(sights, "fit_probe", lambda *args, **more: fitted.append(1) or fit(*args, **more))
+
+    adapt([ball_shot(seed) for seed in range(3)], ToyModel(), config=AdapterConfig(steps=2, tune="lora"))
+
+    # Of all three shots, of each pair (the others of one shot, or a fold), of each alone (the others within a fold).
+    assert len(fitted) == 1 + 3 + 3
 
 
 def test_tuning_that_does_not_help_is_undone_and_said(monkeypatch: pytest.MonkeyPatch):

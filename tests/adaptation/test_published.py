@@ -190,12 +190,15 @@ def test_score_is_the_dice_of_the_labels_a_shot_shows(monkeypatch: pytest.Monkey
 
 
 def test_tuning_is_never_undone(monkeypatch: pytest.MonkeyPatch):
-    worse = Forecast(tuned={1: 0.3, 2: 0.2}, plain={1: 0.6, 2: 0.1})
-    monkeypatch.setattr(adaptation, "hold_out", lambda *_: worse)
+    rivals: list[object] = []
+    forecast = Forecast(tuned={1: 0.3, 2: 0.2}, plain={})
+    monkeypatch.setattr(adaptation, "hold_out", lambda lesson, learn, plain, report: rivals.append(plain) or forecast)
 
     adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=replace(PAPER, forecast=True))
 
+    assert rivals == [None]
     assert adapter.changes.tokens == 3
+    assert adapter.record.forecast == {1: 0.3, 2: 0.2}
 
 
 def test_tuning_the_encoder_is_refused():
