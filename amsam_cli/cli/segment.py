@@ -62,6 +62,9 @@ def segment_command(
     ] = None,
     num_parts: Annotated[int, typer.Option(min=1, help="Split a batch into so many processes …")] = 1,
     part_id: Annotated[int, typer.Option(min=0, help="… of which this is number, from 0.")] = 0,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Spread a batch over a Ray cluster; local starts one here.")
+    ] = None,
     device: Device = "auto",
     seed: Seed = 0,
     verbose: Verbose = False,
@@ -78,7 +81,6 @@ def segment_command(
     is_batch = found[0].path != scans
     destination = batch.Destination.parse(output, format=format, is_batch=is_batch)
     cases = batch.part_of(found, count=num_parts, index=part_id)
-    engine = batch.Engine.load(adapter, device=device, model=model, memory_model=memory_model)
     options = batch.Options(
         seed=seed,
         preview=preview,
@@ -92,7 +94,16 @@ def segment_command(
         max_memory_gib=max_memory,
     )
     with screen.progress() as on_step:
-        outcomes = list(batch.run(cases, engine, destination, options, isolate=is_batch, on_step=on_step))
+        if ray:
+            from amsam_cli import cluster
+
+            where = cluster.EngineAt(adapter, device, model, memory_model)
+            outcomes = list(cluster.run_on_ray(cases, where, destination, options, address=ray, on_step=on_step))
+        else:
+            engine = batch.Engine.load(adapter, device=device, model=model, memory_model=memory_model)
+            outcomes = list(batch.run(cases, engine, destination, options, isolate=is_batch, on_step=on_step))
+    if not is_batch and outcomes[0].error:
+        raise outcomes[0].error
     _print_outcomes(outcomes, screen)
     if any(outcome.error for outcome in outcomes):
         raise typer.Exit(FAILED)
