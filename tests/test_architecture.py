@@ -52,7 +52,7 @@ FENCES = {
     "highdicom": {"io"},
     "monai": {"io", "preprocess", "metrics", "bench"},
     "ray": {"cluster"},
-    "matplotlib": {"bench"},
+    "matplotlib": {"bench", "pretrain"},
     "nnunetv2": {"bench"},
     "sklearn": {"bench"},
 }

@@ -1,7 +1,8 @@
 """What the network is asked in one pretraining step, and how its answers are scored.
 
-Three questions over the same encoded frames: the thing shown in the supports, in another patient; the same thing from
-slice to slice, with the network's own masks as memory; the thing under a box or a click. Knows models, not data.
+Questions over the same encoded frames: the thing shown in the supports, in another patient, by memory, and everything
+shown there, by a linear classifier of the features; the thing from slice to slice, with the network's own masks as
+memory; the thing under a box or a click. Knows models, not data.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from amsam_cli.methods.calibrated_attention import calibrate
 from amsam_cli.methods.losses import hard_dice, hard_iou, mask_loss, to_side
 from amsam_cli.models.base import Decoded, Embedding, Memory, Prompts
 from amsam_cli.models.sam2 import Sam2
 from amsam_cli.pretrain.anatomy import smooth_noise
-from amsam_cli.pretrain.synthesis import Episodes
+from amsam_cli.pretrain.ridge import pixel_weights, ridge_scores, shares_of
+from amsam_cli.pretrain.synthesis import TISSUES, Episodes
 
 SMUDGED = 0.25
 """Share of support masks that are spoiled, so that memory learns to bear its own mistakes."""
+GUESSED = 0.5
+"""Share of steps in which a query brings a pseudo memory of its own."""
+RIDGE_WEIGHT = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,20 +43,49 @@ def ask(model: Sam2, episodes: Episodes, generator: torch.Generator) -> Answers:
     embedding = model.embed(episodes.pixels.flatten(0, 1))
     index = torch.arange(batch * frames, device=episodes.pixels.device).view(batch, frames)
     masks = episodes.masks
+    told, guesses = _tell_apart(embedding, episodes)
     bank = [model.remember(embedding.rows(index[:, k]), _smudge(masks[:, k], generator)) for k in range(shown)]
     queries = [embedding.rows(index[:, t]) for t in range(shown, frames)]
     truths = [masks[:, t] for t in range(shown, frames)]
-    follow = _track if episodes.consecutive else _match
-    recalled = follow(model, queries, bank)
-    everything = masks.flatten(0, 1)
-    prompted = model.decode(embedding, prompts_from(everything, generator))
+    # What a guess of the query's own adds to memory is learned in half of the steps (PPG and SCMA of FSSAM).
+    guessed = guesses if float(torch.rand((), generator=generator)) < GUESSED else None
+    recalled = _track(model, queries, bank) if episodes.consecutive else _match(model, queries, bank, guessed)
+    together = torch.cat(truths)
+    prompted = model.decode(Embedding.cat(queries), prompts_from(together, generator))
     losses = [_loss(answer, truth) for answer, truth in zip(recalled, truths, strict=True)]
     name = "track" if episodes.consecutive else "match"
     dice = {
-        name: _mean_dice(torch.cat([a.logits for a in recalled]), torch.cat(truths)),
-        "prompt": _mean_dice(prompted.logits, everything),
+        name: mean_dice(torch.cat([a.logits for a in recalled]), together),
+        "prompt": mean_dice(prompted.logits, together),
+        "ridge": mean_dice(guesses.flatten(0, 1) - 0.5, masks[:, shown:].flatten(0, 1)),
     }
-    return Answers(torch.stack(losses).mean() + _loss(prompted, everything), dice)
+    return Answers(torch.stack(losses).mean() + _loss(prompted, together) + RIDGE_WEIGHT * told, dice)
+
+
+def _tell_apart(embedding: Embedding, episodes: Episodes) -> tuple[Tensor, Tensor]:
+    """Return how wrong a linear classifier fitted to the supports is on the queries, and its guess of the target.
+
+    The loss is cross-entropy over all labels, rare ones weighing more; the guess (B, Q, 1, s, s) carries no gradients.
+    """
+    batch, _, _, size, _ = episodes.pixels.shape
+    side, shown = size // 4, episodes.supports
+    shares = shares_of(episodes.tissues, TISSUES, side)
+    scores = ridge_scores(embedding, shares, shown)
+    truth = shares[:, shown:]
+    entropy = -(truth * scores.log_softmax(dim=-1)).sum(dim=-1)
+    told = (entropy.flatten(1) * pixel_weights(truth.flatten(1, 2))).mean()
+    inside = _share_inside(episodes)[:, None, None]
+    guess = (scores.detach().softmax(dim=-1) * inside).sum(dim=-1)
+    return told, guess.view(batch, -1, 1, side, side)
+
+
+def _share_inside(episodes: Episodes) -> Tensor:
+    """Return which labels the target is made of, (B, L) 0 or 1."""
+    inside = torch.zeros(len(episodes.masks), TISSUES, device=episodes.masks.device)
+    marked = torch.where(episodes.masks[:, :, 0] > 0, episodes.tissues.long(), 0).flatten(1)
+    inside.scatter_(1, marked, 1.0)
+    inside[:, 0] = 0.0
+    return inside
 
 
 def prompts_from(masks: Tensor, generator: torch.Generator) -> Prompts:
@@ -78,12 +113,19 @@ def _prompt_of(mask: Tensor, generator: torch.Generator) -> list[tuple[float, fl
     return [(left + jitter[0], top + jitter[1], 2), (right + jitter[2], bottom + jitter[3], 3)]
 
 
-def _match(model: Sam2, queries: list[Embedding], bank: list[Memory]) -> list[Decoded]:
-    """Return each query decoded from the supports alone, all in one pass."""
+def _match(model: Sam2, queries: list[Embedding], bank: list[Memory], guesses: Tensor | None) -> list[Decoded]:
+    """Return each query decoded from the supports, all in one pass; with `guesses` (B, Q, 1, s, s) of it in memory."""
     count = len(queries)
-    together = model.recall(Embedding.cat(queries), [Memory.cat([memory] * count) for memory in bank])
+    together = Embedding.cat(queries)
+    memories = [Memory.cat([memory] * count) for memory in bank]
+    bias = None
+    if guesses is not None:
+        soft = to_side(guesses.transpose(0, 1).flatten(0, 1), model.image_size)
+        memories.append(model.remember(together, soft).own(distance=0))
+        bias = calibrate
+    answer = model.recall(together, memories, bias=bias)
     rows = len(queries[0])
-    return [together.rows(slice(start, start + rows)) for start in range(0, count * rows, rows)]
+    return [answer.rows(slice(start, start + rows)) for start in range(0, count * rows, rows)]
 
 
 def _track(model: Sam2, queries: list[Embedding], bank: list[Memory]) -> list[Decoded]:
@@ -92,7 +134,7 @@ def _track(model: Sam2, queries: list[Embedding], bank: list[Memory]) -> list[De
     tracked: list[Memory] = []
     for query in queries:
         ages = range(len(tracked), 0, -1)
-        memories = [*bank, *(memory.aged(age) for memory, age in zip(tracked, ages, strict=True))]
+        memories = [*bank, *(memory.own(age=age) for memory, age in zip(tracked, ages, strict=True))]
         answer = model.recall(query, memories)
         answers.append(answer)
         if len(answers) < len(queries):
@@ -116,7 +158,7 @@ def _loss(answer: Decoded, truth: Tensor) -> Tensor:
     return mask_loss(answer, truth, dice_weight=0.35) * 3 + 0.1 * F.l1_loss(answer.score, achieved)
 
 
-def _mean_dice(logits: Tensor, truth: Tensor) -> float:
+def mean_dice(logits: Tensor, truth: Tensor) -> float:
     """Return the mean hard Dice over rows whose truth is not empty."""
     present = truth.flatten(1).amax(dim=1) > 0
     if not present.any():

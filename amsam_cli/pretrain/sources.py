@@ -23,8 +23,10 @@ from amsam_cli.pretrain.synthesis import Anatomies
 
 log = logging.getLogger(__name__)
 
-FIELD = (16, 64, 64)
+FIELD = (12, 96, 96)
 CHANNELS = 12
+HELD_OUT = 5
+"""One anatomy in so many is never learned from; kinds that have fewer are all learned from."""
 
 LABEL_MAPS: Mapping[str, tuple[str, ...]] = {
     "labelmaps_anatomy": ("brain_synthseg_*.nii.gz", "spine_verse*.nii.gz", "torso_totalseg_*.nii.gz"),
@@ -33,6 +35,7 @@ SCANS: Mapping[str, tuple[str, ...]] = {
     "totalseg_samples": ("ct_body_3mm*.nii.gz", "ct_aorta*.nii.gz", "mr_abd*.nii.gz"),
     "spinalcord_mr": ("*.nii.gz",),
     "misc_ct_samples": ("*.nii.gz",),
+    "dsb2018_nuclei": ("*.png",),
 }
 # Hippocampus in FreeSurfer numbers; heart, pulmonary vein, atrial appendage and lung lobes in TotalSegmentator's CT
 # numbers. In its MR numbers lungs and heart are others.
@@ -64,21 +67,25 @@ class Library:
 
     Args:
         data: a folder of data sets, each with `labels` and perhaps `images`; sets that are absent are skipped.
+        held_out: those that are kept for validation, one in `HELD_OUT` of each kind, instead of those to learn from.
     """
 
-    def __init__(self, data: Path) -> None:
-        self.maps = [_specimen(path, None) for path in _files(data, LABEL_MAPS)]
-        self.scans = [_specimen(path, path.parents[1] / "images" / path.name) for path in _files(data, SCANS)]
-        if not self.maps and not self.scans:
+    def __init__(self, data: Path, *, held_out: bool = False) -> None:
+        self.maps = _shelves(data, LABEL_MAPS, held_out, looks=False)
+        self.scans = _shelves(data, SCANS, held_out, looks=True)
+        if not self.maps and not self.scans and not held_out:
             message = f"No data set to learn from in '{data}': expected one of {[*LABEL_MAPS, *SCANS]}."
             raise InputError(message, "Leave --data out to learn from invented anatomies alone")
-        log.info("learning from %d label maps and %d scans", len(self.maps), len(self.scans))
+        log.info("learning from %d label maps and %d scans", *(sum(map(len, all_)) for all_ in (self.maps, self.scans)))
 
     def draw(self, count: int, generator: torch.Generator, *, scans: bool) -> Anatomies:
         """Return `count` random pieces of real anatomies: of scans with their own look, or of label maps."""
-        shelf = self.scans if scans else self.maps
+        shelves = self.scans if scans else self.maps
+        # By the square root of how many there are: a lone spine counts for something beside twenty brains.
+        weights = torch.tensor([len(shelf) for shelf in shelves]).sqrt()
         pieces = []
-        for _ in range(count):
+        for chosen in torch.multinomial(weights, count, replacement=True, generator=generator).tolist():
+            shelf = shelves[chosen]
             specimen = shelf[int(torch.randint(len(shelf), (), generator=generator))]
             pieces.append(_piece(specimen, generator))
         fields, allowed, images = zip(*pieces, strict=True)
@@ -86,17 +93,18 @@ class Library:
         return Anatomies(torch.stack(fields), torch.stack(allowed), image)
 
 
-def _files(data: Path, sets: Mapping[str, tuple[str, ...]]) -> list[Path]:
-    """Return the label files of `sets` that are there, sorted."""
-    found: list[Path] = []
-    for name, patterns in sets.items():
-        for pattern in patterns:
-            found += sorted((data / name / "labels").glob(pattern))
-    return found
+def _shelves(data: Path, sets: Mapping[str, tuple[str, ...]], held_out: bool, *, looks: bool) -> list[list[Specimen]]:
+    """Return the anatomies of `sets` that are there, one list for each pattern that found any."""
+    found = [sorted((data / name / "labels").glob(pattern)) for name, patterns in sets.items() for pattern in patterns]
+    found = [[path for number, path in enumerate(paths, 1) if (number % HELD_OUT == 0) == held_out] for paths in found]
+    images = [[path.parents[1] / "images" / path.name if looks else None for path in paths] for paths in found]
+    return [
+        [_specimen(*pair) for pair in zip(*both, strict=True)] for both in zip(found, images, strict=True) if both[0]
+    ]
 
 
 def _specimen(labels: Path, image: Path | None) -> Specimen:
-    """Return one anatomy, at most 160 voxels a side."""
+    """Return one anatomy, at most about 160 voxels a side."""
     values = read_labels(labels, "axial").data
     never = next((banned for name, banned in NEVER_TARGETS.items() if labels.name.startswith(name)), frozenset())
     steps = tuple(slice(None, None, max(1, size // 160)) for size in values.shape)
@@ -118,7 +126,8 @@ def _some_voxels(values: NDArray[np.uint16], value: int) -> NDArray[np.int64]:
 
 def _piece(specimen: Specimen, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Return a box round a random target as fields (L, Z, G, G), allowed targets (L,), and its look (1, Z, G, G)."""
-    axes = [(0, 1, 2), (1, 0, 2), (2, 0, 1)][int(torch.randint(3, (), generator=generator))]
+    ways = 1 if specimen.labels.shape[0] == 1 else 3  # a picture is seen from its front
+    axes = [(0, 1, 2), (1, 0, 2), (2, 0, 1)][int(torch.randint(ways, (), generator=generator))]
     labels = specimen.labels.transpose(axes)
     target = list(specimen.targets)[int(torch.randint(len(specimen.targets), (), generator=generator))]
     places = specimen.targets[target]

@@ -7,13 +7,17 @@ learned is "the thing shown in the supports", not any organ or scanner. Knows to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from amsam_cli.pretrain.anatomy import smooth_noise, uniform
+from amsam_cli.pretrain.lesions import with_lesions
+
+TISSUES = 14
+"""Labels of one episode at most: twelve of its anatomy, and the two parts of a lesion."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,14 +27,21 @@ class Episodes:
     Attributes:
         pixels: (B, T, 3, S, S) float32 in [0, 1].
         masks: (B, T, 1, S, S) float32, 0 or 1: one target label per episode.
+        tissues: (B, T, S, S) uint8, every label that may be learned, below `TISSUES`; 0 is all else.
         supports: K.
         consecutive: whether the queries are neighbouring slices of one patient, in order.
     """
 
     pixels: Tensor
     masks: Tensor
+    tissues: Tensor
     supports: int
     consecutive: bool
+
+    def to(self, device: torch.device) -> Episodes:
+        """Return the episodes on another device."""
+        pixels, masks, tissues = (tensor.to(device) for tensor in (self.pixels, self.masks, self.tissues))
+        return replace(self, pixels=pixels, masks=masks, tissues=tissues)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +77,36 @@ class Anatomies:
 
 def render(anatomies: Anatomies, plan: Plan, generator: torch.Generator) -> Episodes:
     """Return episodes over `anatomies`: deformed, re-textured or re-contrasted, photographed."""
-    fields, image = anatomies.fields, anatomies.image
-    batch, labels = fields.shape[:2]
-    where = _coordinates(batch, plan, generator)
-    sampled = F.grid_sample(fields, where, padding_mode="border", align_corners=True)
-    label = sampled.argmax(dim=1)  # (B, T, S, S)
-    target = _target(label, _allowed(anatomies), plan.supports, generator)
+    image = anatomies.image
+    # Fields are smooth, so half the resolution is enough to sample them at, and a quarter of the time.
+    where = _coordinates(len(anatomies.fields), replace(plan, image_size=plan.image_size // 2), generator)
+    sampled = F.grid_sample(anatomies.fields, where, padding_mode="border", align_corners=True)
+    sampled = _enlarge(sampled, plan.image_size)  # (B, L, T, S, S)
+    label = sampled.argmax(dim=1)
+    allowed = _allowed(anatomies)
+    target = _target(label, allowed, plan.supports, generator)
     if image is None:
-        label = _without(target, sampled, label, _gone(batch, plan, generator))
-        pixels = _paint(label, labels, generator)
+        gone = _gone(len(label), plan, generator)
+        label = _without(target, sampled, label, gone)
+        if not plan.consecutive:
+            label, target = with_lesions(label, target, gone, allowed.shape[1], generator)
+            allowed = F.pad(allowed, (0, 2), value=True)
+        pixels = _paint(label, allowed.shape[1], generator)
     else:
+        where = _enlarge(where.movedim(-1, 1), plan.image_size).movedim(1, -1)
         pixels = F.grid_sample(image, where, padding_mode="border", align_corners=True).transpose(1, 2)
     pixels = _photograph(pixels, generator)
     masks = (label[..., None] == target[:, None, None, None]).any(dim=-1).float().unsqueeze(2)
-    return Episodes(pixels.expand(-1, -1, 3, -1, -1).contiguous(), masks, plan.supports, plan.consecutive)
+    rows = torch.arange(len(label))[:, None, None, None]
+    tissues = torch.where(allowed[rows, label], label, 0).to(torch.uint8)
+    pixels = pixels.expand(-1, -1, 3, -1, -1).contiguous()
+    return Episodes(pixels, masks, tissues, plan.supports, plan.consecutive)
+
+
+def _enlarge(maps: Tensor, size: int) -> Tensor:
+    """Return maps (B, C, T, s, s) at `size` pixels a side; corners stay corners."""
+    flat = F.interpolate(maps.flatten(1, 2), size=size, mode="bilinear", align_corners=True)
+    return flat.view(*maps.shape[:3], size, size)
 
 
 def _coordinates(batch: int, plan: Plan, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,7 @@
-"""The training run of the built-in weights: curriculum, optimiser, checkpoints, validation, log.
+"""A training run: curriculum, optimiser, checkpoints, validation, log.
 
-One process trains, one more invents episodes. A run can be stopped at any time and resumed from its folder; a new run
-can start from the weights of another.
+One process trains, one more draws episodes. A run can be stopped at any time and resumed from its folder. What is drawn
+and what is asked is a `Course`: amsam's own, or the published one.
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from amsam_cli.models.builtin import build_network
 from amsam_cli.models.sam2 import Sam2
 from amsam_cli.pretrain.anatomy import invent
-from amsam_cli.pretrain.objectives import ask
+from amsam_cli.pretrain.classes import Classes
+from amsam_cli.pretrain.curve import write_curve
+from amsam_cli.pretrain.objectives import Answers, ask
+from amsam_cli.pretrain.published import LEARNING, ask_published
 from amsam_cli.pretrain.sources import Library
 from amsam_cli.pretrain.synthesis import Anatomies, Episodes, Plan, render
 
@@ -35,58 +38,119 @@ MAPS, SCANS = 0.35, 0.2
 """Share of steps on real label maps with an invented look, and on real scans; the rest is invented altogether."""
 EMA_DECAY = 0.998
 VALIDATION_SEED = 1_000_000_007
+VALIDATION_BATCHES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how large: a run first learns on small frames, then on full ones.
+    """How long and how large: a run first learns on small frames, then on frames of several sizes.
 
     Attributes:
         steps: optimiser steps of the whole run.
-        small_until: share of the run on frames of `small` pixels; the rest has `large`.
-        episodes: tasks per step at the small size; scaled down with the area at the large one, but not below 4.
-        learning_rate: at the top of the ramp; falls along a cosine to a twentieth.
+        small_until: share of the run on frames of the smallest side only; none of it where weights are trained on.
+        sides: frame sides in pixels, and the share of the steps after that.
+        episodes: tasks per step on frames of 128 px with three supports; frames are what a step costs, so more
+            supports mean fewer, and larger frames fewer still.
+        learning_rate: at the top of the ramp.
+        power: of the polynomial along which it falls to zero; None = along a cosine to a twentieth.
+        supports: how many are shown, drawn from these.
+        consecutive: share of the steps whose queries are neighbouring slices.
     """
 
     steps: int = 4000
-    small_until: float = 0.6
-    small: int = 128
-    large: int = 256
+    small_until: float = 0.5
+    sides: tuple[tuple[int, float], ...] = ((128, 0.7), (192, 0.15), (256, 0.15))
     episodes: int = 16
     learning_rate: float = 8e-4
+    power: float | None = None
     warmup: int = 150
+    supports: tuple[int, ...] = SUPPORTS
+    consecutive: float = 0.3
     seed: int = 0
 
     def plan(self, step: int) -> Plan:
         """Return what to draw at `step`."""
         dice = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        supports = SUPPORTS[int(torch.randint(len(SUPPORTS), (), generator=dice))]
-        size = self.small if step < self.small_until * self.steps else self.large
-        # Frames, not episodes, are what a step costs.
-        budget = self.episodes * 5 * (self.small / size) ** 2
-        episodes = max(4, round(budget / (supports + 2)))
-        consecutive = bool(torch.rand((), generator=dice) < 0.35)
-        return Plan(episodes, supports, 3 if consecutive else 2, size, consecutive)
+        supports = self.supports[int(torch.randint(len(self.supports), (), generator=dice))]
+        sides, shares = zip(*self.sides, strict=True)
+        drawn = sides[int(torch.multinomial(torch.tensor(shares), 1, generator=dice))]
+        side = min(sides) if step < self.small_until * self.steps else drawn
+        budget = self.episodes * 5 * (128 / side) ** 2
+        episodes = max(2, round(budget / (supports + 2)))
+        consecutive = bool(torch.rand((), generator=dice) < self.consecutive)
+        return Plan(episodes, supports, 3 if consecutive else 2, side, consecutive)
 
     def rate(self, step: int) -> float:
         """Return the learning rate at `step`."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+        done = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        if self.power is not None:
+            return self.learning_rate * math.pow(1 - done, self.power)
+        return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+Draw = Callable[[Plan, int], Episodes]
+"""What to draw and a seed -> a batch of episodes."""
+Ask = Callable[[Sam2, Episodes, torch.Generator], Answers]
+"""A model and a batch of episodes -> how well it answered, with gradients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What is drawn, what is asked, and what learns from it.
+
+    Attributes:
+        draw: episodes to learn from.
+        validate: origin ("val", "val_real") -> episodes of subjects that are never learned from.
+        ask: the questions.
+        learning: beginnings of the names of the parameters that learn; "" = all of them.
+        decay: weight decay of matrices and kernels.
+    """
+
+    draw: Draw
+    validate: Mapping[str, Draw]
+    ask: Ask = ask
+    learning: tuple[str, ...] = ("",)
+    decay: float = 0.02
+
+
+def own_course(library: Library | None = None, held_out: Library | None = None) -> Course:
+    """Return amsam's own training, on invented anatomies and perhaps real ones."""
+    validate: dict[str, Draw] = {"val": draw}
+    if held_out is not None:
+        validate["val_real"] = partial(draw_real, library=held_out)
+    return Course(partial(draw, library=library), validate)
+
+
+def published_course(classes: Classes, held_out: Classes) -> Course:
+    """Return FSSAM's training on base classes; amsam's own questions are not asked."""
+    return Course(
+        partial(draw_classes, classes=classes),
+        {"val": partial(draw_classes, classes=held_out)},
+        ask=ask_published,
+        learning=LEARNING,
+        decay=0.0,
+    )
+
+
+PUBLISHED = Schedule(
+    sides=((512, 1.0),), episodes=2, learning_rate=1e-3, power=0.9, warmup=0, supports=(1,), consecutive=0.0
+)
+"""As published, for one GPU of the four: two episodes of one shot a step on 512 px, no ramp, polynomial of 0.9."""
 
 
 class EpisodeStream(IterableDataset[Episodes]):
     """The endless stream of one run's episodes, from a step on; the same seed and step give the same batch."""
 
-    def __init__(self, schedule: Schedule, start: int, library: Library | None = None) -> None:
+    def __init__(self, schedule: Schedule, start: int, draw: Draw) -> None:
         self.schedule = schedule
         self.start = start
-        self.library = library
+        self.draw = draw
 
     def __iter__(self) -> Iterator[Episodes]:
         for step in range(self.start, self.schedule.steps):
-            yield draw(self.schedule.plan(step), self.schedule.seed * 7_919 + step, self.library)
+            yield self.draw(self.schedule.plan(step), self.schedule.seed * 7_919 + step)
 
 
 def draw(plan: Plan, seed: int, library: Library | None = None) -> Episodes:
@@ -102,29 +166,39 @@ def draw(plan: Plan, seed: int, library: Library | None = None) -> Episodes:
     return render(anatomies, plan, generator)
 
 
+def draw_real(plan: Plan, seed: int, library: Library) -> Episodes:
+    """Return one batch of episodes of real anatomies alone: label maps with invented looks, or scans with their own."""
+    generator = torch.Generator().manual_seed(seed)
+    scans = bool(library.scans) and (seed % 4 < 2 or not library.maps)
+    return render(library.draw(plan.episodes, generator, scans=scans), plan, generator)
+
+
+def draw_classes(plan: Plan, seed: int, classes: Classes) -> Episodes:
+    """Return one batch of episodes of labelled images."""
+    return classes.draw(plan, torch.Generator().manual_seed(seed))
+
+
 @dataclass
 class Run:
-    """A training run in its folder: `state.pt` to resume, `weights.safetensors` to use, `log.jsonl` to read."""
+    """A run in its folder: `state.pt` to resume, `weights.safetensors` to use, `log.jsonl` and `curve.png` to read."""
 
     folder: Path
     schedule: Schedule
+    course: Course
     model: Sam2
     average: nn.Module
     optimiser: torch.optim.Optimizer
     step: int = 0
 
     @classmethod
-    def start(cls, folder: Path, schedule: Schedule, *, device: str = "cpu", weights: Path | None = None) -> Run:
-        """Return a new run, from random weights or from those of another run; or the one `folder` holds, resumed."""
-        torch.manual_seed(schedule.seed)
+    def start(cls, folder: Path, schedule: Schedule, course: Course, model: Sam2) -> Run:
+        """Return a new run from the weights of `model`, which it takes over; or the one `folder` holds, resumed."""
         # Channels last: half the time of a backward pass on processors with bfloat16 matrix units.
-        network = build_network().to(device, memory_format=torch.channels_last)
-        if weights is not None:
-            network.load_state_dict({k: v.float() for k, v in load_file(weights).items()}, strict=True)
-        model = Sam2(network, "builtin", schedule.small)
-        network.requires_grad_(True)
+        network = model.network.to(memory_format=torch.channels_last)
         average = deepcopy(network).requires_grad_(False)
-        run = cls(folder, schedule, model, average, _optimiser(network))
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.startswith(course.learning))
+        run = cls(folder, schedule, course, model, average, _optimiser(network, course.decay))
         folder.mkdir(parents=True, exist_ok=True)
         if run._state.exists():
             run._resume()
@@ -162,7 +236,7 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.rate(self.step)
         self.model.set_image_size(episodes.pixels.shape[-1])
-        answers = ask(self.model, episodes, generator)
+        answers = self.course.ask(self.model, episodes, generator)
         self.optimiser.zero_grad(set_to_none=True)
         answers.loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.network.parameters(), 1.0)
@@ -177,36 +251,32 @@ class Run:
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.network.parameters()), 1 - decay)
 
     def validate(self) -> dict[str, float]:
-        """Return the averaged network's Dice on fixed episodes no training step draws."""
-        network = deepcopy(self.average)
-        size = self.schedule.plan(self.step).image_size
-        model = Sam2(network, "builtin", size)
-        results: dict[str, list[float]] = {}
-        for consecutive in (False, True):
-            for part in range(3):
-                plan = Plan(8, 4, 2, size, consecutive)
-                seed = VALIDATION_SEED + 2 * part + consecutive
+        """Return the averaged network's Dice on fixed episodes no training step draws, on the smallest frames."""
+        side = min(side for side, _ in self.schedule.sides)
+        model = Sam2(deepcopy(self.average), self.model.name, side)
+        shown = max(self.schedule.supports, key=self.schedule.supports.count)
+        kinds = (False, True) if self.schedule.consecutive else (False,)
+        results = []
+        for number in range(VALIDATION_BATCHES * len(kinds)):
+            plan = Plan(min(8, self.schedule.episodes), shown, 2, side, kinds[number % len(kinds)])
+            for origin, drawn in self.course.validate.items():
+                episodes = drawn(plan, VALIDATION_SEED + number).to(model.device)
                 with torch.no_grad():
-                    answers = ask(model, draw(plan, seed), torch.Generator().manual_seed(seed))
-                for name, value in answers.dice.items():
-                    results.setdefault(f"val_{name}", []).append(value)
-        return {name: sum(values) / len(values) for name, values in results.items()}
+                    answers = self.course.ask(model, episodes, torch.Generator().manual_seed(number))
+                results += [{f"{origin}_{name}": value} for name, value in answers.dice.items()]
+        return _mean(results)
 
 
 def pretrain(
-    run: Run,
-    *,
-    library: Library | None = None,
-    validate_every: int = 250,
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
+    run: Run, *, validate_every: int = 250, on_step: Callable[[int, dict[str, float]], None] | None = None
 ) -> None:
-    """Train until the schedule's end; log every 25 steps, save and validate every `validate_every`."""
-    stream = EpisodeStream(run.schedule, run.step, library)
+    """Train until the schedule's end; log every 25 steps; save, validate and draw the curve every `validate_every`."""
+    stream = EpisodeStream(run.schedule, run.step, run.course.draw)
     loader = DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4)
     recent: list[dict[str, float]] = []
     began = time.monotonic()
     for episodes in loader:
-        recent.append(run.advance(_to_device(episodes, run.model.device)))
+        recent.append(run.advance(episodes.to(run.model.device)))
         if on_step:
             on_step(run.step, recent[-1])
         if run.step % 25 == 0:
@@ -215,17 +285,15 @@ def pretrain(
         if run.step % validate_every == 0 or run.step == run.schedule.steps:
             run.save()
             _log(run, run.validate())
+            _draw_curve(run.folder)
 
 
-def _to_device(episodes: Episodes, device: torch.device) -> Episodes:
-    return Episodes(episodes.pixels.to(device), episodes.masks.to(device), episodes.supports, episodes.consecutive)
-
-
-def _optimiser(network: nn.Module) -> torch.optim.Optimizer:
-    """Return AdamW that decays matrices and kernels, not biases, norms or embeddings."""
-    decayed: list[Tensor] = [p for p in network.parameters() if p.ndim >= 2]
-    free: list[Tensor] = [p for p in network.parameters() if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": 0.02}, {"params": free, "weight_decay": 0.0}]
+def _optimiser(network: nn.Module, decay: float) -> torch.optim.Optimizer:
+    """Return AdamW over what learns, that decays matrices and kernels, not biases, norms or embeddings."""
+    learning = [p for p in network.parameters() if p.requires_grad]
+    decayed: list[Tensor] = [p for p in learning if p.ndim >= 2]
+    free: list[Tensor] = [p for p in learning if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=True)
 
 
@@ -243,3 +311,11 @@ def _log(run: Run, figures: dict[str, float]) -> None:
     with (run.folder / "log.jsonl").open("a") as file:
         file.write(json.dumps({"step": run.step, **figures}) + "\n")
     log.info("step %d: %s", run.step, figures)
+
+
+def _draw_curve(folder: Path) -> None:
+    """Draw the log as `curve.png`, where there is something to draw it with."""
+    try:
+        write_curve(folder / "log.jsonl", folder / "curve.png")
+    except ImportError:
+        log.info("no curve.png: it needs matplotlib, of the extra amsam[bench]")

@@ -27,7 +27,7 @@ def test_ask_teaches_every_part_of_the_network(model: Sam2, consecutive: bool):
 
     taught = {name.split(".")[0] for name, p in model.network.named_parameters() if p.grad is not None}
     assert {"image_encoder", "memory_attention", "memory_encoder", "sam_mask_decoder", "obj_ptr_proj"} <= taught
-    assert set(answers.dice) == {"track" if consecutive else "match", "prompt"}
+    assert set(answers.dice) == {"track" if consecutive else "match", "prompt", "ridge"}
 
 
 def test_prompts_from_masks_box_or_click_the_object():

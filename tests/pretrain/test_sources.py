@@ -9,6 +9,7 @@ import torch
 
 from amsam_cli.errors import InputError
 from amsam_cli.pretrain.sources import CHANNELS, FIELD, LABEL_MAPS, NEVER_TARGETS, SCANS, Library
+from amsam_cli.pretrain.synthesis import Plan, render
 
 DEV_EVAL = {
     "acdc_heart_mr",
@@ -42,8 +43,31 @@ def test_library_never_reads_a_set_kept_for_evaluation():
 def test_library_never_makes_evaluation_anatomy_a_target(data: Path):
     library = Library(data)
 
-    assert set(library.maps[0].targets) == {2, 3}  # not the hippocampi 17 and 53
-    assert set(library.scans[0].targets) == {1}  # not the heart 51
+    assert set(library.maps[0][0].targets) == {2, 3}  # not the hippocampi 17 and 53
+    assert set(library.scans[0][0].targets) == {1}  # not the heart 51
+
+
+def test_evaluation_anatomy_is_no_tissue_to_learn_either(data: Path):
+    anatomies = Library(data).draw(6, torch.Generator().manual_seed(0), scans=True)
+
+    episodes = render(anatomies, Plan(6, 2, 2, 64), torch.Generator().manual_seed(1))
+
+    # Label 1 of the scan is the one that is learned; what is left, its heart among it, counts as "all else".
+    assert anatomies.allowed is not None
+    for row in range(6):
+        allowed = {0, *anatomies.allowed[row].nonzero()[:, 0].tolist()}
+        assert set(episodes.tissues[row].unique().tolist()) <= allowed
+
+
+def test_one_anatomy_in_five_is_held_out(tmp_path: Path):
+    for number in range(6):
+        path = tmp_path / "labelmaps_anatomy" / "labels" / f"brain_synthseg_{number:02}.nii.gz"
+        _write(path, [0, 2 + number])
+
+    learned, kept = Library(tmp_path), Library(tmp_path, held_out=True)
+
+    names = [{next(iter(specimen.targets)) for specimen in library.maps[0]} for library in (learned, kept)]
+    assert names == [{2, 3, 4, 5, 7}, {6}]
 
 
 def test_exclusions_name_hippocampus_heart_and_lungs():

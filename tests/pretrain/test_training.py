@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,16 +9,37 @@ import torch
 from safetensors.torch import load_file
 
 from amsam_cli.models.builtin import build_network
-from amsam_cli.pretrain.training import Run, Schedule, draw, pretrain
+from amsam_cli.models.sam2 import Sam2
+from amsam_cli.pretrain.classes import Classes
+from amsam_cli.pretrain.training import PUBLISHED, Run, Schedule, draw, own_course, pretrain, published_course
 
-TINY = Schedule(steps=4, small=64, large=64, episodes=1, warmup=2)
+TINY = Schedule(steps=4, sides=((64, 1.0),), episodes=1, warmup=2)
 
 
-def test_schedule_starts_small_and_ends_large():
-    schedule = Schedule(steps=100, small_until=0.5, small=128, large=256)
+def network(seed: int = 0) -> Sam2:
+    torch.manual_seed(seed)
+    return Sam2(build_network(), "builtin", 64)
 
-    assert schedule.plan(0).image_size == 128
-    assert schedule.plan(99).image_size == 256
+
+def start(folder: Path, schedule: Schedule = TINY) -> Run:
+    return Run.start(folder, schedule, own_course(), network())
+
+
+def test_schedule_starts_small_and_then_takes_every_side():
+    schedule = Schedule(steps=100, small_until=0.5, sides=((128, 0.5), (256, 0.5)))
+
+    sides = [schedule.plan(step).image_size for step in range(100)]
+
+    assert set(sides[:50]) == {128}
+    assert set(sides[50:]) == {128, 256}
+
+
+def test_schedule_draws_fewer_episodes_the_more_they_cost():
+    schedule = Schedule(sides=((256, 1.0),), episodes=16, small_until=0.0)
+    small = Schedule(sides=((128, 1.0),), episodes=16)
+
+    assert schedule.plan(0).supports == small.plan(0).supports
+    assert schedule.plan(0).episodes < small.plan(0).episodes
 
 
 def test_schedule_warms_up_and_then_falls():
@@ -30,6 +52,13 @@ def test_schedule_warms_up_and_then_falls():
     assert rates[99] == pytest.approx(0.05, abs=0.01)
 
 
+def test_published_schedule_falls_as_a_polynomial_from_its_first_step():
+    schedule = replace(PUBLISHED, steps=100)
+
+    assert schedule.rate(0) == 1e-3
+    assert schedule.rate(50) == pytest.approx(1e-3 * 0.5**0.9)
+
+
 def test_draw_is_the_same_for_the_same_seed():
     plan = TINY.plan(0)
 
@@ -38,14 +67,14 @@ def test_draw_is_the_same_for_the_same_seed():
 
 @pytest.mark.slow
 def test_run_resumed_continues_as_if_never_stopped(tmp_path: Path):
-    whole = Run.start(tmp_path / "whole", TINY)
+    whole = start(tmp_path / "whole")
     pretrain(whole, validate_every=2)
 
-    stopped = Run.start(tmp_path / "stopped", TINY)
+    stopped = start(tmp_path / "stopped")
     for step in range(2):
         stopped.advance(draw(TINY.plan(step), TINY.seed * 7_919 + step))
     stopped.save()
-    resumed = Run.start(tmp_path / "stopped", TINY)
+    resumed = start(tmp_path / "stopped")
     pretrain(resumed, validate_every=2)
 
     first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "stopped"))
@@ -54,20 +83,23 @@ def test_run_resumed_continues_as_if_never_stopped(tmp_path: Path):
     assert any("val_match" in line for line in lines)
 
 
-def test_run_starts_from_given_weights(tmp_path: Path):
-    first = Run.start(tmp_path / "first", TINY)
-    first.save()
+@pytest.mark.slow
+def test_published_course_changes_memory_and_decoder_alone(tmp_path: Path, pictures: Path):
+    course = published_course(Classes(pictures), Classes(pictures, held_out=True))
+    schedule = replace(PUBLISHED, steps=2, sides=((64, 1.0),))
+    run = Run.start(tmp_path / "run", schedule, course, network())
+    before = {name: value.clone() for name, value in run.model.network.state_dict().items()}
 
-    second = Run.start(tmp_path / "second", TINY, weights=tmp_path / "first" / "weights.safetensors")
+    pretrain(run)
 
-    for name, value in second.model.network.state_dict().items():
-        torch.testing.assert_close(value, first.average.state_dict()[name], atol=1e-3, rtol=1e-3)
+    after = run.model.network.state_dict()
+    changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {"memory_attention", "memory_encoder", "sam_mask_decoder"}
 
 
-def test_shipped_weights_stay_below_the_size_the_package_allows(tmp_path: Path):
-    Run.start(tmp_path, TINY).save()
+def test_saved_run_fits_a_network_and_the_size_the_package_allows(tmp_path: Path):
+    start(tmp_path).save()
 
     assert (tmp_path / "weights.safetensors").stat().st_size < 24 * 2**20
-    build_network().load_state_dict(
-        {name: value.float() for name, value in load_file(tmp_path / "weights.safetensors").items()}, strict=True
-    )
+    state = {name: value.float() for name, value in load_file(tmp_path / "weights.safetensors").items()}
+    build_network().load_state_dict(state, strict=True)
