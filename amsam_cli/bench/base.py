@@ -13,6 +13,7 @@ from amsam_cli.report import Json
 from amsam_cli.volume import LabelMap, Shot, Volume
 
 if TYPE_CHECKING:
+    from amsam_cli.bench.cases import Cases
     from amsam_cli.models.base import OnStep
 
 
@@ -44,6 +45,23 @@ class Remarked(Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for the result; see `amsam_cli.bench.record`."""
+
+
+@runtime_checkable
+class Foretelling(Protocol):
+    """A fitted method that says beforehand how well it will do."""
+
+    @property
+    def forecast(self) -> Mapping[str, float]:
+        """Name of label -> Dice it expects on scans of other patients; empty where it made none."""
+
+
+@runtime_checkable
+class Choosing(Protocol):
+    """A method that may ask for other slices of the scans it was given."""
+
+    def slices(self, there: Cases, drawn: Sequence[str]) -> Sequence[str]:
+        """Return as many annotated slices of the same scans as were drawn."""
 
 
 class Method(Protocol):

@@ -18,7 +18,7 @@ from amsam_cli.io import find_pairs, find_shots, read_labels, read_volume
 from amsam_cli.volume import Geometry, LabelMap, Plane, Shot, Window
 
 if TYPE_CHECKING:
-    from amsam_cli.io import Pair
+    from amsam_cli.io import Candidate, Pair
 
 OTHER_COPY = "The splits fit one copy of a data set; draw others with amsam_cli.bench.splits.draw_splits."
 
@@ -57,9 +57,21 @@ class Cases:
         """
         return [self._shot(origin) for origin in origins]
 
+    def candidates(self, origins: Sequence[str]) -> list[Candidate]:
+        """Return every annotated slice of the scans that some slices are of.
+
+        Raises:
+            InputError: a scan is not there.
+        """
+        scans = dict.fromkeys(origin.rpartition(":")[0] or origin for origin in origins)
+        return [candidate for name in scans for candidate in self._candidates(self._pair(name))]
+
+    def _candidates(self, pair: Pair) -> list[Candidate]:
+        return find_shots(pair.labels, pair.image, plane=self._plane, group=self.dataset.group)
+
     def _shot(self, origin: str) -> Shot:
         pair = self._pair(origin.rpartition(":")[0] or origin)
-        candidates = find_shots(pair.labels, pair.image, plane=self._plane, group=self.dataset.group)
+        candidates = self._candidates(pair)
         chosen = next((each for each in candidates if each.origin == origin), None)
         if chosen is None:
             raise InputError(f"Slice '{origin}', drawn in the splits, holds no label in '{self.folder}'.", OTHER_COPY)

@@ -11,6 +11,7 @@ from amsam_cli.bench.base import Method
 from amsam_cli.errors import InputError
 
 if TYPE_CHECKING:
+    from amsam_cli.bench.choosing import Choice
     from amsam_cli.segmentation import Mode
 
 AVAILABLE_METHODS: Mapping[str, str] = {
@@ -29,6 +30,8 @@ AVAILABLE_METHODS: Mapping[str, str] = {
     "amsam-unrolled": "ablation: all of these, on two levels, unrolled",
     "amsam-true-box": "ablation: as amsam-prompts, but a person draws the true box on every slice",
     "amsam-paper": "the published AM-SAM settings (--preset paper), on this model",
+    "amsam-chosen": "amsam on the slices that --shots would choose from the draw's scans",
+    "amsam-suggested": "amsam on half of the draw's slices and as many that amsam suggest names after them",
     "amsam-decoder": "ablation: the whole decoder tuned",
     "amsam-encoder": "ablation: the decoder, and LoRA in the encoder",
     "amsam-full": "ablation: every weight tuned",
@@ -74,12 +77,15 @@ _OURS: Mapping[str, Mapping[str, Any]] = {
     "amsam-unrolled": {**_PROMPTED, "bilevel": "unrolled"},
     "amsam-true-box": _PROMPTED,
     "amsam-paper": {},
+    "amsam-chosen": {},
+    "amsam-suggested": {},
     "amsam-decoder": {**_PROMPTED, "tune": "decoder"},
     "amsam-encoder": {**_PROMPTED, "tune": "encoder"},
     "amsam-full": _FULL,
     "amsam-full-no-prompts": {**_FULL, "prompts": "none"},
     "amsam-full-bilevel": {**_FULL, "bilevel": "first"},
 }
+_CHOICES: tuple[Choice, ...] = ("chosen", "suggested")
 _ON_CPU = ("registration", "forest")
 _ON_OUR_MODELS = ("persam", "sam2-box")
 
@@ -88,7 +94,7 @@ def load_method(name: str, device: str = "cpu", *, model: str | None = None) -> 
     """Return a method by name.
 
     Args:
-        name: one of `AVAILABLE_METHODS`.
+        name: one of `AVAILABLE_METHODS`; amsam's own may be followed by "@" and a number of steps.
         device: where it runs, if it can choose.
         model: what it is built on, as `amsam adapt --model` takes it, if it is built on one of amsam's models.
 
@@ -96,22 +102,28 @@ def load_method(name: str, device: str = "cpu", *, model: str | None = None) -> 
         InputError: there is none of that name, no such device, or its package is not installed.
         WeightsError: the weights it needs are missing.
     """
-    if name not in AVAILABLE_METHODS:
+    arm, at, steps = name.partition("@")
+    if at and not (arm in _OURS and steps.isdigit()):
+        raise InputError(f"'{name}' is no arm of amsam at a number of steps.", "Write, for example, amsam-prompts@15.")
+    if arm not in AVAILABLE_METHODS:
         raise InputError(
             f"There is no method '{name}' in the benchmark.", f"Choose from {', '.join(AVAILABLE_METHODS)}."
         )
-    if name in _OURS:
+    if arm in _OURS:
         from amsam_cli.adapter import AdapterConfig
         from amsam_cli.bench.ours import Amsam
 
-        mode: Mode = next((mode for mode in _MODES if name == f"amsam-{mode}"), "full")
-        base = AdapterConfig.paper() if name == "amsam-paper" else AdapterConfig()
+        mode: Mode = next((mode for mode in _MODES if arm == f"amsam-{mode}"), "full")
+        base = AdapterConfig.paper() if arm == "amsam-paper" else AdapterConfig()
+        choice: Choice = next((each for each in _CHOICES if arm == f"amsam-{each}"), "drawn")
+        axes = {"forecast": False, **_OURS[arm], **({"steps": int(steps)} if at else {})}
         return Amsam(
             name,
             model=model or "builtin",
-            config=replace(base, **{"forecast": False, **_OURS[name]}),
+            config=replace(base, **axes),
             mode=mode,
-            is_shown_boxes=name == "amsam-true-box",
+            is_shown_boxes=arm == "amsam-true-box",
+            choice=choice,
             device=device,
         )
     module, class_name = _PLACES[name]

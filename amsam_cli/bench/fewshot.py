@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amsam_cli.bench.base import Fitted, Method, Remarked
+from amsam_cli.bench.base import Choosing, Fitted, Foretelling, Method, Remarked
 from amsam_cli.bench.claims import claimed
 from amsam_cli.bench.contenders import AVAILABLE_METHODS, load_method
 from amsam_cli.bench.machine import describe_machine
@@ -182,9 +182,10 @@ def _run(task: Task, output: Path, on_step: OnStep | None) -> Result:
     from amsam_cli.bench.cases import Cases
 
     there = Cases(task.dataset, task.folder)
-    shots = there.shots(task.blank.supports)
+    drawn, method = task.blank.supports, task.method
+    shots = there.shots(method.slices(there, drawn) if isinstance(method, Choosing) else drawn)
     began = time.perf_counter()
-    fitted = task.method.fit(shots, seed=task.split.seed, on_step=on_step)
+    fitted = method.fit(shots, seed=task.split.seed, on_step=on_step)
     fit_s = time.perf_counter() - began
     result = replace(
         task.blank,
@@ -195,6 +196,7 @@ def _run(task: Task, output: Path, on_step: OnStep | None) -> Result:
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=describe_machine(task.device),
         notes=fitted.notes if isinstance(fitted, Remarked) else (),
+        forecast=fitted.forecast if isinstance(fitted, Foretelling) else {},
     )
     result.write(output)
     return result

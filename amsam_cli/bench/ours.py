@@ -12,6 +12,8 @@ from amsam_cli.adaptation import adapt
 from amsam_cli.adapter import Adapter, AdapterConfig
 from amsam_cli.bench.backbone import OnOurModel
 from amsam_cli.bench.base import Query
+from amsam_cli.bench.cases import Cases
+from amsam_cli.bench.choosing import Choice, chosen_slices, suggested_slices
 from amsam_cli.bench.code import code_of_results
 from amsam_cli.methods.prompts import Detect, Detection
 from amsam_cli.models.base import OnStep, PromptableModel
@@ -30,12 +32,14 @@ class Amsam(OnOurModel):
         config: how to adapt; the seed is that of the draw.
         mode: how to segment, as `amsam segment --mode` takes it.
         is_shown_boxes: whether a person draws the true box on every slice, in the place of automatic prompts.
+        choice: which slices of the draw's scans it learns from.
     """
 
     name: str = "amsam"
     config: AdapterConfig = field(default_factory=AdapterConfig)
     mode: Mode = "full"
     is_shown_boxes: bool = False
+    choice: Choice = "drawn"
 
     @property
     def version(self) -> str:
@@ -48,7 +52,14 @@ class Amsam(OnOurModel):
         config = asdict(self._config(seed=0))
         kept = {key: value for key, value in config.items() if key != "seed"}
         own = {"model": self.model_name, "mode": self.mode, "sees_the_reference": self.is_shown_boxes}
-        return {**own, **kept}
+        chosen = {} if self.choice == "drawn" else {"slices": self.choice}
+        return {**own, **chosen, **kept}
+
+    def slices(self, there: Cases, drawn: Sequence[str]) -> Sequence[str]:
+        """Return the slices it would ask for, of the scans that those drawn are of."""
+        if self.choice == "chosen":
+            return chosen_slices(there, drawn)
+        return suggested_slices(there, drawn, self.loaded) if self.choice == "suggested" else drawn
 
     def _config(self, seed: int) -> AdapterConfig:
         return replace(self.config, seed=seed)
@@ -67,6 +78,16 @@ class AdaptedModel:
     model: PromptableModel
     mode: Mode = "full"
     is_shown_boxes: bool = False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where it learned from, which may not be what was drawn."""
+        return (f"learned from {', '.join(self.adapter.record.shots)}",)
+
+    @property
+    def forecast(self) -> Mapping[str, float]:
+        """Leave-one-out Dice of each label."""
+        return {self.adapter.labels[value]: dice for value, dice in (self.adapter.record.forecast or {}).items()}
 
     def segment(self, query: Query) -> LabelMap:
         """Return the labels of the scan, on its own grid."""

@@ -62,6 +62,7 @@ class Result:
         date: when, ISO 8601.
         machine: processors and GPU, without the machine's name.
         notes: what to keep in mind when reading it; `UNDER_TRAINED` keeps it out of rankings.
+        forecast: label -> the Dice that the method expected before it saw a scan; empty where it said nothing.
     """
 
     set: str
@@ -80,6 +81,7 @@ class Result:
     date: str = ""
     machine: str = ""
     notes: tuple[str, ...] = ()
+    forecast: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def place(self) -> Path:

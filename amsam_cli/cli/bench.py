@@ -213,6 +213,40 @@ def table_command(
     _print_results(page.newest(found) if newest else found, results, plot, screen)
 
 
+@bench_app.command("convergence")
+def convergence_command(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of results of amsam bench fewshot.")],
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how many steps each arm needs: Dice of methods such as amsam-prompts@15 over their steps."""
+    screen = Screen(verbose, quiet, as_json)
+    from amsam_cli.bench.promises import convergence_table
+    from amsam_cli.bench.record import read_results
+
+    table = convergence_table(read_results(results))
+    screen.say(table)
+    screen.result({"table": table})
+
+
+@bench_app.command("forecast")
+def forecast_command(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of results of amsam bench fewshot.")],
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show whether leave-one-out forecasts hold: each beside the Dice on new patients, and their correlation."""
+    screen = Screen(verbose, quiet, as_json)
+    from amsam_cli.bench.promises import forecast_table
+    from amsam_cli.bench.record import read_results
+
+    table = forecast_table(read_results(results))
+    screen.say(table)
+    screen.result({"table": table})
+
+
 @bench_app.command("readme")
 def readme_command(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of results of amsam bench fewshot.")],

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from amsam_cli.adapter import AdapterConfig
 from amsam_cli.bench import backbone, ours
 from amsam_cli.bench.base import Query
+from amsam_cli.bench.cases import Cases
 from amsam_cli.bench.code import code_digest, code_of_results
 from amsam_cli.bench.contenders import AVAILABLE_METHODS, load_method
+from amsam_cli.bench.splits import DataSet
+from amsam_cli.errors import InputError
 from amsam_cli.metrics import dice
 from amsam_cli.segmentation import Plan
 from amsam_cli.volume import Window
+from tests.conftest import save_balls
 from tests.scans import BALL, ball_scan, ball_shot
 from tests.toy import ToyModel
 
@@ -96,3 +102,38 @@ def test_each_mode_is_a_method_and_segments_by_its_plan(monkeypatch, mode):
 
 class Answer:
     labels = None
+
+
+def test_arm_runs_for_the_steps_behind_its_name():
+    arm = load_method("amsam-prompts@15")
+
+    assert arm.name == "amsam-prompts@15"
+    assert arm.settings == {**load_method("amsam-prompts").settings, "steps": 15}
+
+
+@pytest.mark.parametrize("name", ["unet@15", "amsam-prompts@", "amsam-prompts@many"])
+def test_steps_are_for_arms_of_our_own(name):
+    with pytest.raises(InputError, match="no arm of amsam"):
+        load_method(name)
+
+
+def test_forecast_is_given_by_the_names_of_labels(method):
+    fitted = replace(method, config=AdapterConfig(steps=0)).fit([ball_shot(0), ball_shot(1)], seed=0)
+
+    assert fitted.forecast.keys() == {"ball", "other"}
+    assert fitted.notes == ("learned from scan_0.nii.gz:4, scan_1.nii.gz:4",)
+
+
+@pytest.mark.parametrize("choice", ["chosen", "suggested"])
+def test_slices_are_asked_for_in_the_same_scans(method, choice, tmp_path):
+    for seed in (0, 1):
+        save_balls(tmp_path / "balls", seed)
+    there = Cases(DataSet("balls", {1: "ball", 2: "other"}), tmp_path / "balls")
+    drawn = ["case_0.nii.gz:1", "case_1.nii.gz:1"]
+
+    asked = replace(method, choice=choice).slices(there, drawn)
+
+    assert len(set(asked)) == 2
+    assert asked != drawn
+    assert {origin.partition(":")[0] for origin in asked} <= {"case_0.nii.gz", "case_1.nii.gz"}
+    assert len(there.shots(asked)) == 2
