@@ -73,7 +73,7 @@ def adapt(
     remarks = _remarks(adapter, expected)
     if expected and not expected.helps and not adapter.changes.is_empty:
         adapter = _learn(_untuned(lesson), report, "adapt")
-        remarks = (*remarks, "Tuning did not help on the shots held out, so the model was left as it is.")
+        remarks = (*remarks, "Tuning did not clearly help on the shots held out, so the model was left as it is.")
     seconds = {"encode": encoded - began, "adapt": learned - encoded, "forecast": time.monotonic() - learned}
     record = replace(
         adapter.record,

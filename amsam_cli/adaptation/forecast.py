@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ NEIGHBOURS = 3
 """Slices on either side of a held-out one that the forecast segments with it."""
 
 Learn = Callable[[Lesson], Adapter]
+_Scored = tuple[int, Mapping[int, float]]
+"""A shot's number and the Dice of each label it shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +33,22 @@ class Forecast:
     Attributes:
         tuned: label value -> mean Dice.
         plain: the same for adapters of the same shots that were not tuned; empty where those were not asked for.
+        gains: what tuning brought to each patient held out, as the mean over its shots and labels.
     """
 
     tuned: Mapping[int, float]
     plain: Mapping[int, float]
+    gains: tuple[float, ...] = ()
 
     @property
     def helps(self) -> bool:
-        """Whether tuning did at least as well as none, over the labels."""
-        return not self.plain or float(np.mean([*self.tuned.values()])) >= float(np.mean([*self.plain.values()]))
+        """Whether tuning was of use: its gain, over patients, is no smaller than the standard error of that gain.
+
+        Of two patients, it must have harmed neither.
+        """
+        if len(self.gains) < 2:
+            return not self.gains or self.gains[0] >= 0
+        return float(np.mean(self.gains)) >= float(np.std(self.gains, ddof=1)) / math.sqrt(len(self.gains))
 
 
 def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: OnStep) -> Forecast | None:
@@ -50,8 +60,8 @@ def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: On
     folds = make_folds(lesson.patients, most=FOLDS if lesson.kept else FRESH_FOLDS)
     if not folds:
         return None
-    tuned: dict[int, list[float]] = {value: [] for value in lesson.labels}
-    plain: dict[int, list[float]] = {value: [] for value in lesson.labels}
+    tuned: list[_Scored] = []
+    plain: list[_Scored] = []
     for number, held_out in enumerate(folds):
         report("forecast", number, len(folds))
         kept = lesson.only([index for index in range(len(lesson.stills)) if index not in held_out])
@@ -59,11 +69,9 @@ def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: On
             if make is None:
                 continue
             adapter = make(kept)
-            for index in held_out:
-                for value, overlap in _score(lesson.stills[index].shot, adapter, lesson).items():
-                    found[value].append(overlap)
+            found += [(index, _score(lesson.stills[index].shot, adapter, lesson)) for index in held_out]
     report("forecast", len(folds), len(folds))
-    return Forecast(_means(tuned), _means(plain))
+    return Forecast(_means(tuned), _means(plain), _gains(tuned, plain, lesson.patients))
 
 
 def make_folds(patients: Sequence[str], *, most: int = FOLDS) -> list[list[int]]:
@@ -99,5 +107,17 @@ def _score(shot: Shot, adapter: Adapter, lesson: Lesson) -> dict[int, float]:
     return {value: dice(found.mask(value), shot.labels.mask(value)) or 0.0 for value in values}
 
 
-def _means(found: Mapping[int, Sequence[float]]) -> dict[int, float]:
-    return {value: float(np.mean(overlaps)) for value, overlaps in found.items() if overlaps}
+def _means(found: Sequence[_Scored]) -> dict[int, float]:
+    """Return label value -> mean Dice over the shots that show it, ascending."""
+    values = sorted({value for _, scores in found for value in scores})
+    return {value: float(np.mean([scores[value] for _, scores in found if value in scores])) for value in values}
+
+
+def _gains(tuned: Sequence[_Scored], plain: Sequence[_Scored], patients: Sequence[str]) -> tuple[float, ...]:
+    """Return the mean difference in Dice of each patient; of each shot, where there is one patient."""
+    by_owner: dict[object, list[float]] = {}
+    is_alone = len(set(patients)) == 1
+    for (shot, after), (_, before) in zip(tuned, plain, strict=False):
+        owner = shot if is_alone else patients[shot]
+        by_owner.setdefault(owner, []).extend(after[value] - before[value] for value in after)
+    return tuple(float(np.mean(each)) for each in by_owner.values() if each)

@@ -229,7 +229,7 @@ def test_every_probe_is_fitted_once_for_fit_and_forecast(monkeypatch: pytest.Mon
 
 
 def test_tuning_that_does_not_help_is_undone_and_said(monkeypatch: pytest.MonkeyPatch):
-    worse = Forecast(tuned={1: 0.3, 2: 0.2}, plain={1: 0.6, 2: 0.1})
+    worse = Forecast(tuned={1: 0.3, 2: 0.2}, plain={1: 0.6, 2: 0.1}, gains=(-0.3, 0.1))
     monkeypatch.setattr(adaptation, "hold_out", lambda *_: worse)
 
     adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=AdapterConfig(steps=2))
@@ -240,7 +240,7 @@ def test_tuning_that_does_not_help_is_undone_and_said(monkeypatch: pytest.Monkey
 
 
 def test_tuning_that_helps_is_kept(monkeypatch: pytest.MonkeyPatch):
-    better = Forecast(tuned={1: 0.7, 2: 0.2}, plain={1: 0.6, 2: 0.1})
+    better = Forecast(tuned={1: 0.7, 2: 0.2}, plain={1: 0.6, 2: 0.1}, gains=(0.1, 0.1))
     monkeypatch.setattr(adaptation, "hold_out", lambda *_: better)
 
     adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=AdapterConfig(steps=2))
