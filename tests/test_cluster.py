@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from amsam_cli import cluster
-from amsam_cli.batch import Destination, Options
+from amsam_cli.batch import Destination, Options, Outcome
 from amsam_cli.cluster import EngineAt, run_on_ray
 from amsam_cli.errors import AdapterError, InputError, ResourceError
 from amsam_cli.io import find_cases
@@ -115,12 +115,14 @@ def test_missing_package_says_what_to_install(monkeypatch, adapter_folder, scans
     assert "amsam[ray]" in caught.value.hint
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_real_ray_carries_cases_and_errors_there_and_back(adapter_folder, scans_folder):
-    pytest.importorskip("ray")
+def test_what_goes_to_ray_and_comes_back_survives_the_way(adapter_folder, scans_folder):
+    pickle = pytest.importorskip("ray.cloudpickle")
+    (case, _), where = find_cases(scans_folder / "images"), Destination(scans_folder / "out", is_folder=True)
+    lost = Outcome(case, "failed", error=InputError("what", "what next"))
 
-    outcomes = segmented(scans_folder / "images", adapter_folder)
+    asked = pickle.loads(pickle.dumps((cluster._segment_there, case, EngineAt(adapter_folder), where, Options())))
+    back = pickle.loads(pickle.dumps(lost))
 
-    assert {each.case.name for each in outcomes} == {"case_7", "case_8"}  # its processes know no toy model
-    assert all("toy" in each.error.message and each.status == "failed" for each in outcomes)
+    assert asked[:3] == (cluster._segment_there, case, EngineAt(adapter_folder))
+    assert (back.case, back.error.message, back.error.hint) == (case, "what", "what next")

@@ -7,7 +7,6 @@ folder of results: each takes what no other has begun. Knows no method but by na
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from amsam_cli.bench.claims import claimed
 from amsam_cli.bench.contenders import AVAILABLE_METHODS, load_method
 from amsam_cli.bench.machine import describe_machine
 from amsam_cli.bench.ranking import table
-from amsam_cli.bench.record import CaseResult, Result, read_results
+from amsam_cli.bench.record import CaseResult, Result, read_results, spending
 from amsam_cli.bench.splits import SEEDS, DataSet, Split, label_folder, load_splits
 from amsam_cli.errors import InputError, ResourceError
 
@@ -184,13 +183,13 @@ def _run(task: Task, output: Path, on_step: OnStep | None) -> Result:
     there = Cases(task.dataset, task.folder)
     drawn, method = task.blank.supports, task.method
     shots = there.shots(method.slices(there, drawn) if isinstance(method, Choosing) else drawn)
-    began = time.perf_counter()
-    fitted = method.fit(shots, seed=task.split.seed, on_step=on_step)
-    fit_s = time.perf_counter() - began
+    with spending() as spent:
+        fitted = method.fit(shots, seed=task.split.seed, on_step=on_step)
     result = replace(
         task.blank,
         unit=shots[0].volume.geometry.unit,
-        fit_s=round(fit_s, 2),
+        fit_s=spent.seconds,
+        fit_cpu_s=spent.cpu_s,
         cases=tuple(_segment_case(name, fitted, there) for name in task.split.queries),
         threads=torch.get_num_threads(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -206,9 +205,8 @@ def _segment_case(name: str, fitted: Fitted, there: Cases) -> CaseResult:
     from amsam_cli.evaluation import evaluate_maps
 
     query = there.query(name)
-    began = time.perf_counter()
-    found = fitted.segment(query)
-    seconds = time.perf_counter() - began
+    with spending() as spent:
+        found = fitted.segment(query)
     labels = there.dataset.labels
     report = evaluate_maps(found, query.truth, names=labels, case=name)
-    return CaseResult.of(report, seconds, list(labels.values()), there.patient_of(name))
+    return CaseResult.of(report, spent, list(labels.values()), there.patient_of(name))

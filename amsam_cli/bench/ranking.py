@@ -17,7 +17,7 @@ from amsam_cli.report.scores import number_text
 Column = tuple[str, str]
 """A method's name and version."""
 
-NEARLY_ALL = 0.9
+ENOUGH = 0.5
 """Share of the scans of the method that has run on most."""
 
 Scores = Mapping[tuple[str, str], float]
@@ -38,7 +38,7 @@ def table(results: Sequence[Result]) -> str:
     parts = [
         grid("Dice, mean [95 % interval]", results, lambda cell: mean_text(cell, "dice", "")),
         grid("HD95, mean [95 % interval]", results, lambda cell: mean_text(cell, "hd95_mm", cell[0].unit)),
-        grid("Seconds to learn + seconds a scan", results, _seconds),
+        grid("Seconds to learn + seconds a scan, of the processor where it was measured", results, _seconds),
     ]
     duels = rank(results)
     if duels:
@@ -100,9 +100,14 @@ def summary_of(cell: Sequence[Result], metric: str) -> Summary:
 
 
 def _seconds(cell: Sequence[Result]) -> str:
-    learn = float(np.mean([result.fit_s for result in cell]))
-    scan = float(np.mean([found.seconds for result in cell for found in result.cases]))
+    learn = float(np.mean([_busy(result, result.fit_cpu_s, result.fit_s) for result in cell]))
+    scan = float(np.mean([_busy(result, found.cpu_s, found.seconds) for result in cell for found in result.cases]))
     return f"{learn:.0f} + {scan:.1f}"
+
+
+def _busy(result: Result, cpu_s: float, seconds: float) -> float:
+    """Return seconds of the processor, which other work on a shared machine leaves alone; of a GPU, by the clock."""
+    return cpu_s if result.device == "cpu" and cpu_s else seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +132,10 @@ class Duel:
 def rank(results: Sequence[Result]) -> list[Duel]:
     """Return the best method of each shot count against every other one, by Dice; under-trained results are left out.
 
-    Only a method that has run on nearly all scans can be the best, by its mean over those that all such methods
-    segmented: a table grows over weeks, and who has run on easy scans alone must not win by that. A patient counts by
-    the mean over labels and over the scans and seeds that asked both for it: one who is asked for twice is not two.
+    The best is who leads most others, each over the scans that both segmented; who has run on fewer than half of the
+    scans cannot be: a table grows over weeks, and a few scans that happened to go well must not win it. A patient
+    counts by the mean over labels and over the scans and seeds that asked both for it: one who is asked for twice is
+    not two.
     """
     duels: list[Duel] = []
     fair = [result for result in results if result.is_fair]
@@ -151,11 +157,21 @@ def _duels(shots: int, scores: Mapping[Column, Scores]) -> list[Duel]:
 
 
 def _best(scores: Mapping[Column, Scores]) -> Column:
-    """Return the method of highest mean among those that have run on nearly all scans."""
-    enough = NEARLY_ALL * max(map(len, scores.values()))
+    """Return the method that leads most of the others among those that have run on scans enough."""
+    enough = ENOUGH * max(map(len, scores.values()))
     wide = [column for column, each in scores.items() if len(each) >= enough]
-    common = set.intersection(*(set(scores[column]) for column in wide))
-    return max(wide, key=lambda column: float(np.mean([scores[column][scan] for scan in common or scores[column]])))
+
+    def standing(column: Column) -> tuple[int, float]:
+        margins = [_margin(scores[column], scores[other]) for other in wide if other != column]
+        return sum(margin > 0 for margin in margins), sum(margins)
+
+    return max(wide, key=standing)
+
+
+def _margin(first: Scores, second: Scores) -> float:
+    """Return by how much a method leads another over the scans that both segmented; 0 if there are none."""
+    shared = first.keys() & second.keys()
+    return float(np.mean([first[scan] - second[scan] for scan in shared])) if shared else 0.0
 
 
 def _by_scan(results: Sequence[Result]) -> Scores:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +19,26 @@ METRICS = ("dice", "hd95_mm", "nsd")
 """Of all that `evaluate` measures, what a result keeps."""
 
 
+@dataclass(slots=True)
+class Spent:
+    """What a piece of work took: seconds by the clock, and of the processor."""
+
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+
+
+@contextmanager
+def spending() -> Iterator[Spent]:
+    """Measure what the block takes; the figures are there when it ends."""
+    spent = Spent()
+    clock, processor = time.perf_counter(), time.process_time()
+    try:
+        yield spent
+    finally:
+        spent.seconds = round(time.perf_counter() - clock, 3)
+        spent.cpu_s = round(time.process_time() - processor, 3)
+
+
 @dataclass(frozen=True, slots=True)
 class CaseResult:
     """One segmented scan.
@@ -26,19 +48,21 @@ class CaseResult:
         seconds: for the segmentation alone.
         scores: label -> metric -> value; None where the label is absent in both maps.
         patient: whose scan it is; "" where every scan is another patient's.
+        cpu_s: of the processor, whatever else it had to do meanwhile; 0 where it was not measured.
     """
 
     case: str
     seconds: float
     scores: Mapping[str, Mapping[str, float | None]]
     patient: str = ""
+    cpu_s: float = 0.0
 
     @classmethod
-    def of(cls, report: Report, seconds: float, labels: Sequence[str], patient: str = "") -> Self:
+    def of(cls, report: Report, spent: Spent, labels: Sequence[str], patient: str = "") -> Self:
         """Return the result of a report on one case, of these labels."""
         kept = [row for row in report.rows if row.metric in METRICS]
         scores = {label: {row.metric: row.value for row in kept if row.label == label} for label in labels}
-        return cls(report.cases[0], round(seconds, 3), scores, patient)
+        return cls(report.cases[0], spent.seconds, scores, patient, spent.cpu_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +80,7 @@ class Result:
         queries: file names of the scans it segmented.
         unit: of distances, "mm" or "px".
         fit_s: seconds to learn from the shots.
+        fit_cpu_s: of the processor, all cores together; 0 where it was not measured.
         cases: in the order of `queries`.
         device: what it ran on.
         threads: how many it used on the processor.
@@ -82,6 +107,7 @@ class Result:
     machine: str = ""
     notes: tuple[str, ...] = ()
     forecast: Mapping[str, float] = field(default_factory=dict)
+    fit_cpu_s: float = 0.0
 
     @property
     def place(self) -> Path:

@@ -14,10 +14,12 @@ models_app = typer.Typer(help="List, download or check the models amsam can use.
 
 
 @models_app.callback(invoke_without_command=True)
-def models_command(context: typer.Context) -> None:
+def models_command(
+    context: typer.Context, verbose: Verbose = False, quiet: Quiet = False, as_json: AsJson = False
+) -> None:
     """List, download or check the models amsam can use."""
     if context.invoked_subcommand is None:
-        list_command()
+        list_command(verbose, quiet, as_json)
 
 
 @models_app.command("list")

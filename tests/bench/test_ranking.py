@@ -51,6 +51,13 @@ def test_table_shows_seconds():
     assert cells[3] == "30 + 2.0"
 
 
+def test_table_prefers_seconds_of_the_processor_but_on_a_gpu():
+    shared = replace(result("unet", [0.5]), fit_cpu_s=12.0)
+
+    assert rows(table([shared]), "Seconds")[2][3] == "12 + 2.0"
+    assert rows(table([replace(shared, device="cuda")]), "Seconds")[2][3] == "30 + 2.0"
+
+
 def test_cell_says_that_seeds_are_missing():
     found = [result("amsam", [0.5]), result("amsam", [0.5], seed=1), result("unet", [0.5])]
 
@@ -96,6 +103,15 @@ def test_method_is_not_best_for_having_run_on_easy_scans_alone():
         ("unet", "amsam"): 3,
         ("unet", "forest"): 1,
     }
+
+
+def test_method_that_leads_on_what_both_have_run_is_best_though_the_other_has_run_on_more():
+    found = [result("amsam", [0.6, 0.6]), result("unet", [0.5, 0.5]), result("unet", [0.9, 0.9], seed=1)]
+
+    (duel,) = rank(found)
+
+    assert (duel.first[0], duel.outcome.n) == ("amsam", 2)
+    assert duel.outcome.difference == pytest.approx(0.1)
 
 
 def test_scan_asked_for_by_two_seeds_counts_once():
