@@ -21,6 +21,13 @@ AVAILABLE_METHODS: Mapping[str, str] = {
     "amsam-slice": "amsam, --mode slice: each slice alone, AM-SAM",
     "amsam-fssam": "amsam, --mode fssam: the shots in memory and refined pseudo memories, FSSAM",
     "amsam-track": "amsam, --mode track: one key slice carried by plain SAM 2",
+    "amsam-memory": "ablation, untuned: the shots as SAM 2's memory, slice by slice",
+    "amsam-memory-ppg": "the same, and each slice's own prior in memory (PPG)",
+    "amsam-memory-imr": "the same, and that memory refined (IMR)",
+    "amsam-memory-scma": "the same, and attention calibrated (SCMA)",
+    "amsam-memory-tracks": "the same, and key slices carried through the scan",
+    "amsam-memory-zoom": "the same, and a closer look; amsam-in-context adds prior and slices, and leaves PPG out",
+    "amsam-memory-cosine": "amsam-memory-scma with priors by cosine, as FSSAM has them",
     "amsam-lora": "ablation: LoRA in the decoder and learned prompts alone",
     "amsam-lora-low": "the same at a third of its learning rate",
     "amsam-lora-high": "the same at three times its learning rate",
@@ -63,11 +70,24 @@ _LORA: Mapping[str, Any] = {"tune": "lora", "bilevel": "off", "calibration": "of
 _CALIBRATED = {**_LORA, "calibration": "sum"}
 _PROMPTED = {**_CALIBRATED, "prompts": "automatic"}
 _FULL: Mapping[str, Any] = {"tune": "full", "bilevel": "off"}
+_MEMORY: Mapping[str, bool] = {"prior": False, "slices": False, "tracks": False, "zooms": False}
+# Each arm adds one part to the one before; all are of `Plan`, untuned.
+_AXES: Mapping[str, Mapping[str, bool]] = {
+    "amsam-memory": _MEMORY,
+    "amsam-memory-ppg": (_ppg := {**_MEMORY, "pseudo": True}),
+    "amsam-memory-imr": (_imr := {**_ppg, "refines": True}),
+    "amsam-memory-scma": (_scma := {**_imr, "calibrates": True}),
+    "amsam-memory-tracks": (_tracks := {**_scma, "tracks": True}),
+    "amsam-memory-zoom": {**_tracks, "zooms": True},
+    "amsam-memory-cosine": _scma,
+}
 # What differs from the configuration a user gets.
 _OURS: Mapping[str, Mapping[str, Any]] = {
     "amsam": {"forecast": True},  # as users get it: tuning that does not help on held-out shots is undone
     "amsam-in-context": {"steps": 0},
     **{f"amsam-{mode}": {} for mode in _MODES},
+    **{name: {"steps": 0} for name in _AXES},
+    "amsam-memory-cosine": {"steps": 0, "prior": "cosine"},
     "amsam-lora": _LORA,
     "amsam-lora-low": {**_LORA, "learning_rate": 1e-3},
     "amsam-lora-high": {**_LORA, "learning_rate": 1e-2},
@@ -122,6 +142,7 @@ def load_method(name: str, device: str = "cpu", *, model: str | None = None) -> 
             model=model or "builtin",
             config=replace(base, **axes),
             mode=mode,
+            axes=_AXES.get(arm, {}),
             is_shown_boxes=arm == "amsam-true-box",
             choice=choice,
             device=device,

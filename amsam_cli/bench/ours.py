@@ -31,6 +31,7 @@ class Amsam(OnOurModel):
         name: in tables.
         config: how to adapt; the seed is that of the draw.
         mode: how to segment, as `amsam segment --mode` takes it.
+        axes: what differs from that mode's `Plan`, for ablations.
         is_shown_boxes: whether a person draws the true box on every slice, in the place of automatic prompts.
         choice: which slices of the draw's scans it learns from.
     """
@@ -38,6 +39,7 @@ class Amsam(OnOurModel):
     name: str = "amsam"
     config: AdapterConfig = field(default_factory=AdapterConfig)
     mode: Mode = "full"
+    axes: Mapping[str, bool] = field(default_factory=dict)
     is_shown_boxes: bool = False
     choice: Choice = "drawn"
 
@@ -53,7 +55,8 @@ class Amsam(OnOurModel):
         kept = {key: value for key, value in config.items() if key != "seed"}
         own = {"model": self.model_name, "mode": self.mode, "sees_the_reference": self.is_shown_boxes}
         chosen = {} if self.choice == "drawn" else {"slices": self.choice}
-        return {**own, **chosen, **kept}
+        plan = {"plan": dict(self.axes)} if self.axes else {}
+        return {**own, **chosen, **plan, **kept}
 
     def slices(self, there: Cases, drawn: Sequence[str]) -> Sequence[str]:
         """Return the slices it would ask for, of the scans that those drawn are of."""
@@ -67,7 +70,8 @@ class Amsam(OnOurModel):
     def fit(self, shots: Sequence[Shot], *, seed: int, on_step: OnStep | None = None) -> AdaptedModel:
         """Return the adapter of these shots with its model."""
         adapter = adapt(shots, self.loaded, config=self._config(seed), on_step=on_step)
-        return AdaptedModel(adapter, self.loaded, mode=self.mode, is_shown_boxes=self.is_shown_boxes)
+        plan = replace(Plan.of(self.mode), **self.axes)  # type: ignore[arg-type]
+        return AdaptedModel(adapter, self.loaded, plan, is_shown_boxes=self.is_shown_boxes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +80,7 @@ class AdaptedModel:
 
     adapter: Adapter
     model: PromptableModel
-    mode: Mode = "full"
+    plan: Plan = field(default_factory=Plan)
     is_shown_boxes: bool = False
 
     @property
@@ -91,7 +95,7 @@ class AdaptedModel:
 
     def segment(self, query: Query) -> LabelMap:
         """Return the labels of the scan, on its own grid."""
-        plan = replace(Plan.of(self.mode), detect=true_boxes(query) if self.is_shown_boxes else None)
+        plan = replace(self.plan, detect=true_boxes(query)) if self.is_shown_boxes else self.plan
         return segment(query.volume, self.adapter, self.model, plan=plan).labels
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -95,9 +96,21 @@ def test_each_mode_is_a_method_and_segments_by_its_plan(monkeypatch, mode):
     asked = []
     monkeypatch.setattr(ours, "segment", lambda volume, adapter, model, plan: asked.append(plan) or Answer())
 
-    ours.AdaptedModel(None, None, mode=load_method(f"amsam-{mode}").mode).segment(Query(*ball_scan(5)))
+    monkeypatch.setattr(ours, "adapt", lambda *args, **kwargs: None)
+    monkeypatch.setattr(ours.models, "load", lambda *args: None)
+    load_method(f"amsam-{mode}").fit([], seed=0).segment(Query(*ball_scan(5)))
 
     assert asked == [Plan.of(mode)]
+
+
+def test_each_arm_of_the_memory_ablation_adds_one_part():
+    arms = [load_method(f"amsam-memory{part}") for part in ("", "-ppg", "-imr", "-scma", "-tracks", "-zoom")]
+
+    parts = [{axis for axis, is_on in arm.axes.items() if is_on} for arm in arms]
+
+    assert [len(part) for part in parts] == [0, 1, 2, 3, 4, 5]
+    assert all(before < after for before, after in itertools.pairwise(parts))
+    assert all(arm.config.steps == 0 for arm in arms)
 
 
 class Answer:
