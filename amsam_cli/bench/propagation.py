@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from amsam_cli.bench.speed import Work
 from amsam_cli.methods.prompts import PromptRule
 from amsam_cli.methods.pseudo_prompt import Priors, Prototypes
 from amsam_cli.models.base import CLIP, silent
+from amsam_cli.models.precision import chosen_precision
 from amsam_cli.models.sam2 import CONFIGS, PIXEL_MEAN, PIXEL_STD, Sam2, build_network
 from amsam_cli.preprocess import Frames, Placement, Recipe
 from amsam_cli.segmentation.features import Features
@@ -198,26 +200,49 @@ def _frames_instead_of_files(frames: Tensor) -> Iterator[None]:
         sam2_video_predictor.load_video_frames = original
 
 
-def propagation_works(*, slices: int = 16, labels: Sequence[int] = (1, 5), image_size: int = 512) -> list[Work]:
-    """Return the predictor, then our driver at equal work and with known extents, for each number of labels.
+def propagation_works(
+    *, slices: int = 16, labels: Sequence[int] = (1, 5), image_size: int = 512, precisions: Sequence[str] = ("fp32",)
+) -> list[Work]:
+    """Return the predictor, then our driver at equal work and with known extents, by number of labels and precision.
 
     The encoder alone is the floor: neither can be faster. Seconds are per slice.
     """
     works = []
-    for count in labels:
-        group = f"propagation, {count} label{'s' if count > 1 else ''}, {image_size} px"
+    for count, precision in product(labels, precisions):
+        group = f"propagation, {count} label{'s' if count > 1 else ''}, {slices} slices, {image_size} px, {precision}"
         whole, part = Trial(slices, count, image_size), Trial(slices, count, image_size, partial=True)
         works += [
-            Work("SAM2VideoPredictor", group, _official(whole), per=slices),
-            Work("amsam, equal work", group, _ours(whole), per=slices),
-            Work("amsam, extents given", group, _ours(part), per=slices),
-            Work("encoder alone", group, _floor(whole), per=slices),
+            Work(name, group, _in_precision(prepare, is_mixed=precision == "bf16"), per=slices)
+            for name, prepare in (
+                ("SAM2VideoPredictor", _official(whole)),
+                ("amsam, equal work", _ours(whole)),
+                (f"amsam, extents of 1/{SHARE} given", _ours(part)),
+                ("encoder alone", _floor(whole)),
+            )
         ]
     return works
 
 
-def _official(trial: Trial) -> Callable[[], Callable[[], object]]:
-    def prepare() -> Callable[[], object]:
+Run = Callable[[], object]
+
+
+def _in_precision(prepare: Callable[[], Run], *, is_mixed: bool) -> Callable[[], Run]:
+    """Return what is prepared, run in one arithmetic by both drivers: ours choose by processor, theirs by autocast."""
+
+    def prepared() -> Run:
+        run = prepare()
+
+        def timed() -> None:
+            with chosen_precision(is_mixed=is_mixed), torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
+                run()
+
+        return timed
+
+    return prepared
+
+
+def _official(trial: Trial) -> Callable[[], Run]:
+    def prepare() -> Run:
         official = Official.of(weights(trial.image_size))
         assert trial.volume
         return lambda: official.carry(trial)
@@ -225,8 +250,8 @@ def _official(trial: Trial) -> Callable[[], Callable[[], object]]:
     return prepare
 
 
-def _ours(trial: Trial) -> Callable[[], Callable[[], object]]:
-    def prepare() -> Callable[[], object]:
+def _ours(trial: Trial) -> Callable[[], Run]:
+    def prepare() -> Run:
         model = weights(trial.image_size)
         assert trial.volume
         return lambda: carry(model, trial)
@@ -234,8 +259,8 @@ def _ours(trial: Trial) -> Callable[[], Callable[[], object]]:
     return prepare
 
 
-def _floor(trial: Trial) -> Callable[[], Callable[[], object]]:
-    def prepare() -> Callable[[], object]:
+def _floor(trial: Trial) -> Callable[[], Run]:
+    def prepare() -> Run:
         model, frames = weights(trial.image_size), Frames(trial.volume, trial.recipe)
         return lambda: Features.encode(model, frames, limit_gib=None, on_step=silent)
 

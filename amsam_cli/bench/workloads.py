@@ -87,7 +87,7 @@ _ORGANS = (
 
 
 def works_of(groups: Sequence[str], *, device: str = "cpu") -> list[Work]:
-    """Return the works of some groups, all of them for none.
+    """Return the works of some groups; for none all but the last two, which take hours on a processor.
 
     Raises:
         InputError: there is no such group.
@@ -97,18 +97,34 @@ def works_of(groups: Sequence[str], *, device: str = "cpu") -> list[Work]:
         "learning": lambda: _sample_learning(device),
         "evaluation": evaluation_works,
         "propagation": _propagation,
+        "depth": _depth,
+        "propagation-full": _propagation_at_length,
     }
     unknown = [group for group in groups if group not in makers]
     if unknown:
         raise InputError(f"There is no group '{unknown[0]}' to time.", f"Choose from {', '.join(makers)}.")
-    return [work for group in groups or makers for work in makers[group]()]
+    return [work for group in groups or [*makers][:-2] for work in makers[group]()]
 
 
 def _propagation() -> list[Work]:
-    """Return carrying one and five labels through a volume, SAM 2's own predictor first."""
+    """Return carrying one and five labels through a few slices, SAM 2's own predictor first."""
     from amsam_cli.bench.propagation import propagation_works
 
     return propagation_works()
+
+
+def _propagation_at_length() -> list[Work]:
+    """Return the same through 200 slices, with 20 labels too, in both precisions."""
+    from amsam_cli.bench.propagation import propagation_works
+
+    return propagation_works(slices=200, labels=(1, 5, 20), precisions=("fp32", "bf16"))
+
+
+def _depth() -> list[Work]:
+    """Return segmenting volumes of 50, 200 and 800 slices."""
+    from amsam_cli.bench.depth import depth_works
+
+    return depth_works()
 
 
 def _sample_learning(device: str) -> list[Work]:

@@ -275,7 +275,10 @@ def speed_command(
     repeats: Annotated[int, typer.Option(min=1, help="Turns of every piece of work; medians count.")] = 3,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the table to this JSON file.")] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Repeatable: start-up, learning, evaluation, propagation.")
+        list[str] | None,
+        typer.Option(
+            help="Repeatable: start-up, learning, evaluation, propagation; long ones: depth, propagation-full."
+        ),
     ] = None,
     device: Device = "auto",
     verbose: Verbose = False,
