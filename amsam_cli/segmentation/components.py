@@ -12,6 +12,8 @@ from amsam_cli.volume import LabelMap
 
 SPECK = 0.05
 """Share of the largest piece below which another one is left out, where a label comes in several."""
+SLICES = 64
+"""Slices searched at a time."""
 CORNERS = np.ones((3, 3, 3))
 """Voxels that touch by a corner belong together."""
 
@@ -34,9 +36,18 @@ def tidy(labels: LabelMap, several: Mapping[int, bool], probabilities: Mapping[i
 
 
 def _boxes(data: NDArray[np.uint16]) -> list[tuple[int, tuple[slice, ...]]]:
-    """Return the values that occur, each with the box round it."""
-    found = ndimage.find_objects(data.astype(np.int32))
-    return [(value, box) for value, box in enumerate(found, start=1) if box is not None]
+    """Return the values that occur, each with the box round it; some slices at a time, since copies are large."""
+    lows: dict[int, NDArray[np.int64]] = {}
+    highs: dict[int, NDArray[np.int64]] = {}
+    for start in range(0, len(data), SLICES):
+        found = ndimage.find_objects(data[start : start + SLICES].astype(np.int32))
+        for value, box in enumerate(found, start=1):
+            if box is not None:
+                low = np.array([box[0].start + start, box[1].start, box[2].start])
+                high = np.array([box[0].stop + start, box[1].stop, box[2].stop])
+                lows[value] = np.minimum(lows.get(value, low), low)
+                highs[value] = np.maximum(highs.get(value, high), high)
+    return [(value, tuple(map(slice, lows[value], highs[value]))) for value in sorted(lows)]
 
 
 def _strays(mask: NDArray[np.bool_], is_several: bool) -> NDArray[np.bool_]:

@@ -8,12 +8,13 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from amsam_cli.models.base import Embedding, OnStep, PromptableModel
+from amsam_cli.models.base import Embedding, OnStep
 from amsam_cli.preprocess import Frames
 
 BATCH = 16
@@ -22,25 +23,87 @@ FREE_SHARE = 0.5
 FALLBACK_GIB = 4.0
 
 
+class Encoder(Protocol):
+    """Whatever makes features of frames."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it works."""
+
+    def encode(self, pixels: Tensor) -> Embedding:
+        """Return the features of frames (B, 3, S, S)."""
+
+
+class Level(Protocol):
+    """One map of every slice, float16."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """(D, C, h, w)."""
+
+    def put(self, start: int, part: Tensor) -> None:
+        """Fill in the maps of some slices in a row."""
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return the maps of some slices."""
+
+
+class InMemory:
+    """A level in a tensor."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        self.shape = shape
+        self._values = torch.empty(shape, dtype=torch.float16)
+
+    def put(self, start: int, part: Tensor) -> None:
+        """Fill in the maps of some slices in a row."""
+        self._values[start : start + len(part)] = part.to("cpu", torch.float16)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return the maps of some slices."""
+        return self._values[index]
+
+
+class OnDisk:
+    """A level in a file, which is mapped only while it is read: pages that stay mapped count as memory."""
+
+    def __init__(self, shape: torch.Size, path: Path) -> None:
+        self.shape = shape
+        self._path = path
+        path.touch()
+
+    def put(self, start: int, part: Tensor) -> None:
+        """Fill in the maps of some slices in a row."""
+        values = part.to("cpu", torch.float16).numpy()
+        with self._path.open("r+b") as file:
+            file.seek(start * values[0].nbytes)
+            file.write(values.tobytes())
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return the maps of some slices."""
+        stored = np.memmap(self._path, dtype=np.float16, mode="r", shape=tuple(self.shape))
+        return torch.from_numpy(stored[index.numpy()])
+
+
 class Features:
     """The embeddings of all frames; rows come back in full precision on the model's device.
 
     Args:
         model: made them.
-        levels: the maps of an `Embedding`, features first, each (D, C, h, w) float16.
+        levels: the maps of an `Embedding`, features first.
         folder: where they lie if on disk; removed with this object.
     """
 
-    def __init__(self, model: PromptableModel, levels: Sequence[Tensor], folder: Path | None) -> None:
+    def __init__(self, model: Encoder, levels: Sequence[Level], folder: Path | None) -> None:
         self.model = model
         self.is_on_disk = folder is not None
         self._levels = levels
         self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True) if folder else None
 
     @classmethod
-    def encode(cls, model: PromptableModel, frames: Frames, *, limit_gib: float | None, on_step: OnStep) -> Features:
+    def encode(cls, model: Encoder, frames: Frames, *, limit_gib: float | None, on_step: OnStep) -> Features:
         """Return the features of all frames; past `limit_gib` they lie on disk."""
-        levels: list[Tensor] = []
+        levels: list[Level] = []
         folder = None
         pace = BATCH
         start = 0
@@ -58,13 +121,13 @@ class Features:
                 folder = _folder_for(maps, len(frames), limit_gib)
                 levels = [_room(level, len(frames), folder, number) for number, level in enumerate(maps)]
             for level, part in zip(levels, maps, strict=True):
-                level[start : start + len(part)] = part.to("cpu", torch.float16)
+                level.put(start, part)
             start += len(embedding)
         on_step("encode", len(frames), len(frames))
         return cls(model, levels, folder)
 
     def __len__(self) -> int:
-        return len(self._levels[0])
+        return int(self._levels[0].shape[0])
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -80,7 +143,7 @@ class Features:
     def rows(self, index: Tensor | Sequence[int]) -> Embedding:
         """Return the embedding of some slices, in the order asked, each as often as asked."""
         wanted = torch.as_tensor(index)
-        features, *detail = (level[wanted].to(self.model.device, torch.float32) for level in self._levels)
+        features, *detail = (level.rows(wanted).to(self.model.device, torch.float32) for level in self._levels)
         return Embedding(features, tuple(detail))
 
 
@@ -91,13 +154,10 @@ def _folder_for(maps: Sequence[Tensor], depth: int, limit_gib: float | None) -> 
     return Path(tempfile.mkdtemp(prefix="amsam_")) if size_gib > limit else None
 
 
-def _room(level: Tensor, depth: int, folder: Path | None, number: int) -> Tensor:
-    """Return room for a level of all slices, float16, in memory or in a file."""
-    shape = (depth, *level.shape[1:])
-    if folder is None:
-        return torch.empty(shape, dtype=torch.float16)
-    path = folder / f"level_{number}"
-    return torch.from_numpy(np.memmap(path, dtype=np.float16, mode="w+", shape=shape))
+def _room(level: Tensor, depth: int, folder: Path | None, number: int) -> Level:
+    """Return room for a level of all slices, in memory or in a file."""
+    shape = torch.Size((depth, *level.shape[1:]))
+    return InMemory(shape) if folder is None else OnDisk(shape, folder / f"level_{number}")
 
 
 def _free_gib() -> float:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from amsam_cli.bench import speed
 from amsam_cli.models.base import Embedding, silent
 from amsam_cli.preprocess import Frames, Recipe
 from amsam_cli.segmentation.features import BATCH, Features
+from amsam_cli.volume import Geometry, Volume
 from tests.scans import ball_scan
 from tests.toy import ToyModel
 
@@ -43,6 +47,25 @@ def test_features_on_disk_are_those_in_memory():
 
     assert torch.equal(stored.features, held.features)
     assert torch.equal(stored.detail[0], held.detail[0])
+
+
+@pytest.mark.skipif(not speed._RESET.exists(), reason="the system does not tell")
+@pytest.mark.parametrize(("limit", "grows"), [(0.0, False), (100.0, True)], ids=["on disk", "in memory"])
+def test_features_of_a_thousand_slices_fill_memory_only_where_they_may(limit: float, grows: bool):
+    data = np.zeros((1, 1000, 16, 16), dtype=np.float32)
+    scan = Volume(data, Geometry(data.shape[1:], np.eye(4)), (0.0, 1.0))
+    side = 192
+    size_mib = 1000 * 8 * (side // 4) ** 2 * 2 / 2**20  # one level of eight channels, float16
+    model, sliced = ToyModel(image_size=side), Frames(scan, replace(GREY, image_size=side))
+    Features.encode(model, Frames(scan.part(0, 32), replace(GREY, image_size=side)), limit_gib=None, on_step=silent)
+
+    speed._forget_peak()
+    before = speed._peak_since()
+    features = Features.encode(model, sliced, limit_gib=limit, on_step=silent)
+    for start in range(0, 1000, 100):
+        features.rows(range(start, start + 8))
+
+    assert (speed._peak_since() - before > 0.8 * size_mib) == grows
 
 
 def test_features_on_disk_are_removed_with_their_object(tmp_path, monkeypatch):
