@@ -42,7 +42,7 @@ FORMATS: Mapping[str, str] = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha"
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha", ".dcm", ".png")
 
 DOUBTFUL = 0.8
-"""Below this confidence a labelled slice is listed for review."""
+"""Below this confidence a slice within a label's extent is listed for review."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -448,10 +448,8 @@ def _record(
     engine, options = made.engine, made.options
     names = found.labels.names
     confidence = {value: _as_stored(row, volume) for value, row in found.confidence.items()}
-    present = {value: np.asarray(found.labels.mask(value).any(axis=(1, 2))) for value in confidence}
-    doubtful = {
-        value: ranges(_as_stored(present[value], volume) & (row < DOUBTFUL)) for value, row in confidence.items()
-    }
+    extent = {value: _as_stored(_extent(found.labels.mask(value)), volume) for value in confidence}
+    doubtful = {value: ranges(extent[value] & (row < DOUBTFUL)) for value, row in confidence.items()}
     return RunRecord(
         version=__version__,
         argv=options.argv,
@@ -473,6 +471,15 @@ def _record(
 def _as_stored(row: NDArray[Any], volume: Volume) -> NDArray[Any]:
     """Return a value for each slice in the file's own order."""
     return row[::-1] if volume.source and volume.source.order.flips[0] else row
+
+
+def _extent(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which slices lie between the first and the last that a mask (D, H, W) is on, both included: (D,)."""
+    shown = np.flatnonzero(mask.any(axis=(1, 2)))
+    within = np.zeros(len(mask), dtype=bool)
+    if shown.size:
+        within[shown[0] : shown[-1] + 1] = True
+    return within
 
 
 def ranges(marked: NDArray[np.bool_]) -> list[tuple[int, int]]:

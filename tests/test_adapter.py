@@ -195,6 +195,26 @@ def test_encoder_tuning_places_lora_in_linear_and_convolutional_layers():
             assert trained.counts["encoder LoRA"] > 0
 
 
+def test_episodes_place_lora_where_memory_attention_asks_memories():
+    model = Sam2(build_network(), "builtin", 64)
+
+    with tuned(model, AdapterConfig(calibration="off", episodes=True), "lora") as trained:
+        counts = trained.counts
+
+    # Rank 4 on q and out (128 to 128) and k and v (32 to 128) of two layers.
+    assert counts == {"decoder LoRA": 11_776, "memory LoRA": 2 * 4 * (2 * 256 + 2 * 160)}
+
+
+def test_shots_too_few_to_find_one_from_the_others_leave_memory_attention_alone():
+    config = AdapterConfig(steps=1, tune="lora", episodes=True, forecast=False)
+
+    two, three = (adapt([ball_shot(seed) for seed in range(count)], ToyModel(), config=config) for count in (2, 3))
+
+    assert (two.config.episodes, three.config.episodes) == (False, True)
+    assert "memory LoRA" not in two.record.trainable
+    assert three.record.trainable["memory LoRA"] > 0
+
+
 def test_lora_without_a_layer_to_sit_on_is_refused():
     class Bare(ToyModel):
         def adaptable(self) -> Mapping[str, nn.Module]:

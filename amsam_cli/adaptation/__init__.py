@@ -34,6 +34,8 @@ PUBLISHED_EPOCHS = 100
 """Over half of the shots, one a step."""
 FOLD_STEPS = 0.5
 """Share of the steps that a refit of the forecast takes, where all weights are tuned."""
+ENOUGH = 3
+"""Shots from which one can be found from the others: two others at least."""
 COLLAPSED = 0.2
 """Dice on its own shots under which a label was not learned."""
 
@@ -117,6 +119,7 @@ def _decide(config: AdapterConfig, model: PromptableModel, shots: Sequence[Shot]
         steps=usual if config.steps is None else config.steps,
         side=config.side or (_half_side(model) if tuned == "full" else None),
         bilevel=config.bilevel or "off",
+        episodes=config.episodes and len(shots) >= ENOUGH,
     )
 
 
@@ -169,6 +172,7 @@ def _learn_at_side(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
         whole=whole,
         zoomed=zoomed[0] if zoomed else None,
         record=Record(shots=tuple(still.shot.origin for still in lesson.stills), trainable=learned.trainable),
+        reader=Backbone.of(lesson.reader) if lesson.reader else None,
     )
 
 

@@ -12,7 +12,7 @@ from amsam_cli.adaptation.lesson import Lesson
 from amsam_cli.adapter import Adapter
 from amsam_cli.metrics import dice
 from amsam_cli.models.base import OnStep
-from amsam_cli.segmentation import segment
+from amsam_cli.segmentation import Plan, segment
 from amsam_cli.volume import Shot
 
 FOLDS = 4
@@ -101,7 +101,8 @@ def _score(shot: Shot, adapter: Adapter, lesson: Lesson) -> dict[int, float]:
     scan = shot.scan()
     middle = round(shot.position * (scan.depth - 1))
     first, last = max(0, middle - NEIGHBOURS), min(scan.depth, middle + NEIGHBOURS + 1)
-    result = segment(scan.part(first, last), adapter, lesson.model, memory_model=lesson.memory_model)
+    plan = Plan(asks_back=False)
+    result = segment(scan.part(first, last), adapter, lesson.model, memory_model=lesson.memory_model, plan=plan)
     found = result.labels.slice(middle - first)
     values = [value for value in shot.labels.values() if value in adapter.labels]
     return {value: dice(found.mask(value), shot.labels.mask(value)) or 0.0 for value in values}

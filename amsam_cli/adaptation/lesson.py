@@ -17,7 +17,9 @@ from amsam_cli.adaptation.augmentation import Strength, augment
 from amsam_cli.adapter import AdapterConfig, Backbone
 from amsam_cli.errors import InputError
 from amsam_cli.methods.probe import Probe
+from amsam_cli.models import dinov2
 from amsam_cli.models.base import Embedding, Memory, MemoryModel, OnStep, PromptableModel, at_side
+from amsam_cli.models.dinov2 import Dinov2
 from amsam_cli.preprocess import Frames, Recipe, fit, zoom_window
 from amsam_cli.volume import Shot, Volume
 
@@ -64,7 +66,8 @@ class Example:
         remembered: (A, ...) features of the memory model; the same object where it is the same model.
         masks: (A, L, S, S) soft masks in the slice model's frame.
         memory_masks: (A, L, S', S') in the memory model's frame.
-        context: (n, C, h, w) features of slices of its scan, for priors by cosine; None where a probe finds them.
+        read: (A, C', h', w') features for priors by cosine: those of `slices`, or another model's.
+        context: (n, C', h', w') the same of slices of its scan; None where a probe finds priors.
         memories: of all views, rows in the order (view, label), under untuned weights; None where no step asks.
     """
 
@@ -73,6 +76,7 @@ class Example:
     remembered: Embedding
     masks: Tensor
     memory_masks: Tensor
+    read: Tensor
     context: Tensor | None
     memories: Memory | None = None
 
@@ -95,6 +99,7 @@ class Lesson:
         labels: value -> name, in the order of every L axis.
         recipe: how scans become frames.
         config: how to adapt; nothing in it is left to be decided.
+        reader: reads frames for priors by cosine; None = the model.
         kept: examples of `stills` and `zoomed` where the encoder is frozen, else None.
         probes: those fitted so far to kept examples; folds share them, and tuning changes none.
     """
@@ -107,6 +112,7 @@ class Lesson:
     labels: dict[int, str]
     recipe: Recipe
     config: AdapterConfig
+    reader: Dinov2 | None = None
     kept: tuple[Sequence[Example], Sequence[Example]] | None = None
     probes: dict[tuple[Example, ...], Probe] = field(default_factory=dict)
 
@@ -173,11 +179,13 @@ class Lesson:
     def _encode(self, still: Still) -> Example:
         slices = encode_all(self.model, still.pixels)
         remembered = slices if self.remembers_itself else encode_all(self.memory_model, still.memory_pixels)
-        context = encode_all(self.model, still.context).features if self.config.prior == "cosine" else None
-        return Example(still.shot, slices, remembered, still.masks, still.memory_masks, context)
+        reader = self.reader or self.model
+        read = encode_all(reader, still.pixels).features if self.reader else slices.features
+        context = encode_all(reader, still.context).features if self.config.prior == "cosine" else None
+        return Example(still.shot, slices, remembered, still.masks, still.memory_masks, read, context)
 
 
-def encode_all(model: PromptableModel, frames: Tensor) -> Embedding:
+def encode_all(model: PromptableModel | Dinov2, frames: Tensor) -> Embedding:
     """Return the features of frames (n, 3, S, S), a few at a time."""
     size = max(1, ENCODED_TOGETHER // model.image_size**2)
     return Embedding.cat([model.encode(part.to(model.device).float()) for part in torch.split(frames, size)])
@@ -190,10 +198,13 @@ def prepare(
 
     Raises:
         InputError: no shot has a label.
+        WeightsError: the weights of what reads priors are not there.
     """
     backbone = Backbone.of(model)
     with at_side(model, config.side or model.image_size, plain=config.preset == "paper"):
         lesson = _stills(shots, (model, backbone), memory_model, config)
+        if config.features == "dinov2":
+            lesson = replace(lesson, reader=dinov2.load_reader(str(model.device)))
         return lesson.encoded_once(report) if config.tune in ("lora", "decoder") else lesson
 
 

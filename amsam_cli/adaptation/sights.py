@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from amsam_cli.adaptation.lesson import Example, Lesson
-from amsam_cli.adapter import Sight, SupportBank, Trust
+from amsam_cli.adapter import Mirror, Sight, SupportBank, Trust
 from amsam_cli.methods import prompts, pseudo_prompt
 from amsam_cli.methods.blending import Blend, fit_blend
+from amsam_cli.methods.confidence import Gauge, own_estimate
 from amsam_cli.methods.losses import hard_dice, to_side
 from amsam_cli.methods.probe import Probe, fit_probe
 from amsam_cli.methods.pseudo_prompt import Prototypes
@@ -63,7 +64,7 @@ def judge(lesson: Lesson, scene: Scene, dense: Tensor, channels: Tensor | None =
         dense: (L, C), each label's learned prompt.
         channels: (L,), the mask token that answers for each; None where all ask the model's own.
     """
-    trust, blends = [], []
+    trust, blends, gauges = [], [], []
     for label in range(len(lesson.labels)):
         channel = None if channels is None else channels[label : label + 1]
         asked = Prompts.empty(1, device=lesson.model.device, dense=dense[label : label + 1], channel=channel)
@@ -71,11 +72,14 @@ def judge(lesson: Lesson, scene: Scene, dense: Tensor, channels: Tensor | None =
         truth = torch.cat([example.masks[:, label] for example in scene.examples])
         trust.append(Trust(**{name: _overlap(logits, truth) for name, logits in views.items()}))
         blends.append(_blend(views, truth) if len(scene.examples) > 1 else Blend())
-    return Sight(scene.rules, tuple(trust), tuple(blends), scene.bank, scene.probe)
+        gauges.append(_gauge(views, blends[-1], truth, is_held_out=len(scene.examples) > 1))
+    return Sight(
+        scene.rules, tuple(trust), tuple(blends), scene.bank, scene.probe, tuple(gauges), _mirror(scene.examples)
+    )
 
 
 def _prototypes(examples: Sequence[Example]) -> Prototypes:
-    plain = torch.cat([example.slices.features[:1] for example in examples])
+    plain = torch.cat([example.read[:1] for example in examples])
     masks = torch.cat([example.masks[:1] for example in examples])
     return pseudo_prompt.prototypes(plain.float(), masks)
 
@@ -118,7 +122,7 @@ def _cosines(examples: Sequence[Example], known: Prototypes) -> Tensor:
         assert example.context is not None
         others = known.only(_others(index, len(examples)))
         context = pseudo_prompt.similarities(example.context, others)
-        own = pseudo_prompt.similarities(example.slices.features, others)
+        own = pseudo_prompt.similarities(example.read, others)
         by_shot.append(pseudo_prompt.priors(*own, over=context).discriminative)
     return torch.stack(by_shot)
 
@@ -183,6 +187,30 @@ def _overlap(logits: Tensor, truth: Tensor) -> float:
 
 def _blend(views: dict[str, Tensor], truth: Tensor) -> Blend:
     """Return the blend of looks of any resolution."""
+    fine = _alike(views)
+    return fit_blend(fine, to_side(truth[:, None], fine["prior"].shape[-1])[:, 0].cpu())
+
+
+def _alike(views: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return looks (n, s, s) at the side of the finest, within the logits that count."""
     side = max(logits.shape[-1] for logits in views.values())
-    fine = {name: to_side(logits[:, None], side)[:, 0].clamp(-CLIP, CLIP).cpu() for name, logits in views.items()}
-    return fit_blend(fine, to_side(truth[:, None], side)[:, 0].cpu())
+    return {name: to_side(logits[:, None], side)[:, 0].clamp(-CLIP, CLIP).cpu() for name, logits in views.items()}
+
+
+def _gauge(views: dict[str, Tensor], blend: Blend, truth: Tensor, *, is_held_out: bool) -> Gauge:
+    """Return what the blended masks of the views that show a label expect of themselves, and what they are."""
+    blended = blend.mean(_alike(views))
+    small = to_side(truth[:, None], blended.shape[-1])[:, 0].cpu() > 0.5
+    shown = small.flatten(1).any(dim=1)
+    if not shown.any():
+        return Gauge(0.0)
+    own = float(own_estimate(blended[shown]).mean())
+    return Gauge(round(own, 4), _overlap(blended, truth.cpu()) if is_held_out else None)
+
+
+def _mirror(examples: Sequence[Example]) -> Mirror:
+    """Return the first view of each shot."""
+    features = Embedding.cat([example.remembered.rows(slice(0, 1)) for example in examples])
+    masks = torch.cat([example.memory_masks[:1] for example in examples])
+    places = torch.tensor([example.shot.position for example in examples], dtype=torch.float32)
+    return Mirror(features.to("cpu").to(torch.float16), (to_side(masks, masks.shape[-1] // 4) > 0.5).cpu(), places)

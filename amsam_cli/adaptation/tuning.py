@@ -24,6 +24,8 @@ from amsam_cli.methods.bilevel import Batch, Bilevel, Level, Schedule, poly, spl
 from amsam_cli.models.base import OnStep
 
 PROMPT_RATE = 5e-3
+RECALL = 0.5
+"""Share of the steps that ask from memory where that is to be learned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def tune(lesson: Lesson, scenes: tuple[Scene, ...], report: OnStep, stage: str) 
             episodes = PublishedEpisodes(lesson, scenes[0])
             run.descend(episodes, score=lambda held: episodes.score(held, dense))
         elif is_fresh:
-            run.descend(FreshEpisodes(lesson, recall=regime.recall))
+            run.descend(FreshEpisodes(lesson, recall=RECALL if config.episodes else regime.recall))
         else:
             run.descend(KeptEpisodes(lesson, scenes))
         counts = {**trained.counts, "prompts": dense.numel()}

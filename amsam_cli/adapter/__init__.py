@@ -12,21 +12,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from amsam_cli.adapter.changes import DECODER_TARGETS, Changes, attached, lora_config
 from amsam_cli.adapter.config import AdapterConfig, Tune
 from amsam_cli.errors import AdapterError
 from amsam_cli.methods.blending import Blend
+from amsam_cli.methods.confidence import Gauge
 from amsam_cli.methods.probe import Probe
 from amsam_cli.methods.prompts import PromptRule
 from amsam_cli.methods.pseudo_prompt import Prototypes
-from amsam_cli.models.base import Memory, PromptableModel, at_side
+from amsam_cli.models.base import Embedding, Memory, PromptableModel, at_side
 from amsam_cli.preprocess import Recipe
 from amsam_cli.version import __version__
 
@@ -36,11 +37,13 @@ __all__ = [
     "AdapterConfig",
     "Backbone",
     "Changes",
+    "Mirror",
     "Record",
     "Sight",
     "SupportBank",
     "Trust",
     "Tune",
+    "check_same",
 ]
 
 FORMAT = 1
@@ -48,6 +51,17 @@ DESCRIPTION = "amsam.json"
 MEMORIES = "memories.safetensors"
 TIMINGS = "run.json"
 CHANGES = "changes.safetensors"
+
+
+class Identified(Protocol):
+    """A network with a name, at a frame side."""
+
+    name: str
+    image_size: int
+
+    @property
+    def network(self) -> nn.Module:
+        """The whole network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +73,7 @@ class Backbone:
     image_size: int
 
     @classmethod
-    def of(cls, model: PromptableModel) -> Backbone:
+    def of(cls, model: Identified) -> Backbone:
         """Return the identity of `model`; the hash is over its weights, whatever file they came from."""
         digest = hashlib.sha256()
         for name, tensor in sorted(model.network.state_dict().items()):
@@ -132,6 +146,21 @@ class SupportBank:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Mirror:
+    """The shots as the memory model sees them, to be segmented from a result: features, no pixels.
+
+    Attributes:
+        features: of the K shots, float16.
+        masks: (K, L, s, s) bool, at the side of logits.
+        places: (K,) where each lay in its scan, from 0 at the first slice to 1 at the last.
+    """
+
+    features: Embedding
+    masks: Tensor
+    places: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Sight:
     """What the shots taught about frames of one scale: whole slices, or zoomed ones.
 
@@ -141,6 +170,8 @@ class Sight:
         blends: how much each counts.
         bank: the support memories.
         probe: the classifier behind the prior; None where the prior is the cosine to the bank's prototypes.
+        gauges: what the masks of each label were worth on the shots; empty in adapters that do not tell.
+        mirror: the shots, for asking back; None in adapters without.
     """
 
     rules: tuple[PromptRule, ...]
@@ -148,6 +179,8 @@ class Sight:
     blends: tuple[Blend, ...]
     bank: SupportBank
     probe: Probe | None = None
+    gauges: tuple[Gauge, ...] = ()
+    mirror: Mirror | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,6 +198,7 @@ class Adapter:
         whole: what the shots taught about whole slices.
         zoomed: what they taught about frames of `recipe.zoom`; None where there is no zoom.
         record: where it comes from.
+        reader: what its priors by cosine were read with; None where that is the backbone.
     """
 
     backbone: Backbone
@@ -177,6 +211,7 @@ class Adapter:
     whole: Sight
     zoomed: Sight | None = None
     record: Record = Record()
+    reader: Backbone | None = None
 
     @property
     def sha256(self) -> str:
@@ -225,14 +260,18 @@ class Adapter:
         Raises:
             AdapterError: the adapter was made for another model.
         """
-        _check_same(self.backbone, Backbone.of(model))
+        check_same(self.backbone, Backbone.of(model))
         is_plain = self.config.preset == "paper"
         with at_side(model, self.recipe.image_size, plain=is_plain), attached(model, self.config, self.changes):
             yield
 
 
-def _check_same(expected: Backbone, found: Backbone) -> None:
-    """Refuse a model that is not the one an adapter was made for: LoRA on other weights is noise."""
+def check_same(expected: Backbone, found: Backbone) -> None:
+    """Refuse a model that is not the one an adapter was made for: LoRA on other weights is noise.
+
+    Raises:
+        AdapterError: they differ.
+    """
     if expected == found:
         return
     wanted = f"{expected.name} at {expected.image_size} px, weights {expected.sha256[:12]}"
@@ -272,6 +311,10 @@ def _memory_tensors(adapter: Adapter) -> dict[str, Tensor]:
         }
         if sight.probe:
             tensors |= {f"{scale}.probe.weight": sight.probe.weight, f"{scale}.probe.bias": sight.probe.bias}
+        if sight.mirror:
+            levels = (sight.mirror.features.features, *sight.mirror.features.detail)
+            tensors |= {f"{scale}.mirror.{number}": level for number, level in enumerate(levels)}
+            tensors |= {f"{scale}.mirror.masks": sight.mirror.masks, f"{scale}.mirror.places": sight.mirror.places}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -294,7 +337,17 @@ def _restore_sight(scale: str, about: dict[str, Any], memories: dict[str, Tensor
         blends=tuple(Blend(**blend) for blend in about[scale]["blends"]),
         bank=SupportBank(tensors["maps"], tensors["pointers"], tensors["masks"], known),
         probe=None if weight is None or bias is None else Probe(weight, bias),
+        gauges=tuple(Gauge(**gauge) for gauge in about[scale].get("gauges", ())),
+        mirror=_restore_mirror(scale, memories),
     )
+
+
+def _restore_mirror(scale: str, memories: dict[str, Tensor]) -> Mirror | None:
+    own = {name.rpartition(".")[2]: tensor for name, tensor in memories.items() if name.startswith(f"{scale}.mirror.")}
+    if not own:
+        return None
+    features, *detail = (own[number] for number in sorted(name for name in own if name.isdigit()))
+    return Mirror(Embedding(features, tuple(detail)), own["masks"], own["places"])
 
 
 def _describe(adapter: Adapter) -> dict[str, Any]:
@@ -305,6 +358,7 @@ def _describe(adapter: Adapter) -> dict[str, Any]:
         "amsam": __version__,
         "backbone": asdict(adapter.backbone),
         "memory_backbone": asdict(adapter.memory_backbone),
+        "reader": asdict(adapter.reader) if adapter.reader else None,
         "labels": {str(value): name for value, name in adapter.labels.items()},
         "recipe": asdict(adapter.recipe),
         "config": asdict(adapter.config),
@@ -313,6 +367,7 @@ def _describe(adapter: Adapter) -> dict[str, Any]:
                 "rules": [asdict(rule) for rule in sight.rules],
                 "trust": [asdict(each) for each in sight.trust],
                 "blends": [asdict(each) for each in sight.blends],
+                "gauges": [asdict(each) for each in sight.gauges],
             }
             for scale, sight in _sights(adapter).items()
         },
@@ -356,4 +411,5 @@ def _restore(
             seconds=seconds,
             warnings=tuple(about["warnings"]),
         ),
+        reader=Backbone(**about["reader"]) if about.get("reader") else None,
     )

@@ -29,6 +29,9 @@ DECODER_TARGETS = (
 )
 
 
+MEMORY_TARGETS = r"(layers\.\d+\.cross_attn_image\.)?(q|k|v|out)_proj"
+"""Within memory attention: how it asks memories and what it takes from them."""
+
 # Parts of the decoder's module that are no decoder to train: LoRA serves the transformer, and SAM 2 runs the last two
 # with its encoder, so that they have no say where features are kept.
 OUTSIDE = ("transformer.", "conv_s0.", "conv_s1.")
@@ -119,7 +122,7 @@ def tuned(model: PromptableModel, config: AdapterConfig, tune: Tune, *, tokens: 
     Raises:
         AdapterError: LoRA finds no layer in a part it should be in.
     """
-    targets = lora_targets(model, tune)
+    targets = lora_targets(model, tune, memory=config.episodes)
     groups: dict[str, Sequence[nn.Parameter]] = {}
     with ExitStack() as stack:
         lora = stack.enter_context(_lora(model, config.rank, targets)) if targets else None
@@ -178,8 +181,10 @@ def lora_config(rank: int, targets: str | list[str] = DECODER_TARGETS) -> LoraCo
     return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=targets)
 
 
-def lora_targets(model: PromptableModel, tune: Tune) -> list[str]:
+def lora_targets(model: PromptableModel, tune: Tune, *, memory: bool = False) -> list[str]:
     """Return the layers that get LoRA, by their names in `model.network`; none where every weight is trained.
+
+    With `memory` the projections by which memory attention looks at memories get it too (FS-SAM2).
 
     Raises:
         AdapterError: a part that should get LoRA has no layer for it.
@@ -194,6 +199,11 @@ def lora_targets(model: PromptableModel, tune: Tune) -> list[str]:
         layers = [n for n, each in modules.items() if each in encoder and isinstance(each, nn.Linear | nn.Conv2d)]
         found["image encoder"] = layers
         targets = [*targets, *layers]
+    if memory:
+        attention = model.adaptable().get("memory", nn.Module())
+        own = {each for name, each in attention.named_modules() if re.fullmatch(MEMORY_TARGETS, name)}
+        found["memory attention"] = [name for name, each in modules.items() if each in own]
+        targets = [*targets, *found["memory attention"]]
     for part, names in found.items():
         if not names:
             raise AdapterError(

@@ -29,6 +29,9 @@ class AdapterConfig:
         bilevel: whether prompts learn from other shots than weights do, and by which gradient.
         calibration: how the element-wise branch joins the mask; "off" leaves it out.
         prior: what tells where a label may be: a linear "probe" of all features, or "cosine" to mean features (FSSAM).
+        episodes: whether shots, from three on, also teach memory attention how to find one from the others: by LoRA
+            there, or where every weight is tuned by asking from memory in half of the steps.
+        features: what priors by cosine are read from: the model's "own" features, or "dinov2" as FSSAM has them.
         prompts: whether slices are asked with a box and a click found automatically, with the box only, or with the
             learned prompt alone.
         preset: "paper" learns and segments as AM-SAM is published: a softmax over C + 1 fresh mask tokens, one prompt
@@ -45,6 +48,8 @@ class AdapterConfig:
     bilevel: Order | None = None
     calibration: Combine | Literal["off"] = "sum"
     prior: Literal["probe", "cosine"] = "probe"
+    episodes: bool = False
+    features: Literal["own", "dinov2"] = "own"
     prompts: Asking = "automatic"
     preset: Preset | None = None
 

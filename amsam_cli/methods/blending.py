@@ -45,6 +45,10 @@ class Blend:
         """Return the share of a look; tracks are memories too."""
         return {"prior": self.prior, "slice": self.slice}.get(look, self.support)
 
+    def mean(self, looks: Mapping[str, Tensor]) -> Tensor:
+        """Return the mean logit of looks of every kind, kind -> logits, counted from the level."""
+        return torch.stack([self.share(kind) * looks[kind].float() for kind in KINDS]).sum(dim=0) - self.level
+
 
 KINDS = ("prior", "slice", "support")
 

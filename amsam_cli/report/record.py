@@ -43,7 +43,7 @@ class RunRecord:
         model_sha256: of its weights.
         adapter_sha256: of the adapter; "" without one.
         confidence: label -> confidence of each slice, 0 to 1.
-        expected_dice: label -> Dice to be expected of the whole mask by its own probabilities; it ranks, no more.
+        expected_dice: label -> Dice to be expected of the whole mask, brought to the level of the shots.
         needs_review: label -> (first, last) slice of each range to look at, both included.
         statistics: label -> quantity -> value, such as {"liver": {"volume_ml": 1490.2}}.
     """

@@ -6,6 +6,7 @@ scene       one scale: slices with their features, and the shots as they look at
 looks       a label decoded alone from automatic prompts (AM-SAM), or from the shots in memory (FSSAM)
 tracking    a label carried from its key slices through their neighbours (SAM 2)
 fusion      several looks become one
+asking_back  how well the shots are found again from the result
 closeup     where to look closer, in a second pass
 components  which pieces of a label are kept
 merging     logits of both passes become the label map, slab by slab

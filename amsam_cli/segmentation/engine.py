@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from amsam_cli import models
 from amsam_cli.adapter import Adapter
+from amsam_cli.methods.confidence import expected_dice
 from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, silent
 from amsam_cli.preprocess import Placement
+from amsam_cli.segmentation.asking_back import ask_back
 from amsam_cli.segmentation.closeup import place_to_zoom
 from amsam_cli.segmentation.components import tidy
 from amsam_cli.segmentation.fusion import Fused, fuse
@@ -38,9 +40,10 @@ class Segmentation:
 
     Attributes:
         labels: the label map on the volume's own grid.
-        confidence: label value -> (D,) in [0, 1], how sure the mask on each slice is, or that there is none.
-        expected_dice: label value -> the Dice to be expected of its whole mask, by its own probabilities; an estimate
-            that ranks masks, without knowing any truth.
+        confidence: label value -> (D,) in [0, 1], the Dice to be expected of the mask on each slice, or how sure it is
+            that there is none.
+        expected_dice: label value -> the Dice to be expected of its whole mask, as `methods.confidence` estimates it
+            without knowing any truth; 0 for a label that was not found.
         seeds: label value -> slices from which it was carried through the volume.
         warnings: what the user should know.
         probabilities: label value -> (D, H, W) float16 in [0, 1]; with the background's they sum to one at each voxel.
@@ -101,10 +104,10 @@ def segment(
     if plan.tidies:
         several = {value: rule.several for value, rule in zip(names, adapter.whole.rules, strict=True)}
         labels = tidy(labels, several, probabilities)
-    expected = dict(zip(names, last.fused.expected_dice().tolist(), strict=True))
+    expected = _expected(last, adapter, names)
     return Segmentation(
         labels,
-        _confidence(last, volume, names),
+        _confidence(last, volume, expected),
         _seeds(last, names),
         (*warnings, *_remarks(labels, names)),
         probabilities,
@@ -143,6 +146,7 @@ class _Pass:
     fused: Fused
     keys: list[list[int]]
     asked: Asked | None
+    reverse: Sequence[float | None] = ()
 
 
 def _look_twice(
@@ -153,10 +157,17 @@ def _look_twice(
     first = _look_over(scene, plan, report)
     zoom = adapter.recipe.zoom if plan.zooms and adapter.zoomed else None
     place = place_to_zoom(scene, first.fused.logits, volume, zoom) if zoom else None
-    del scene  # its features make room for those of the second pass
     if place is None:
-        return [first]
-    return [first, _look_over(Scene.of(volume, place, adapter, both, plan, report), plan, report)]
+        return [_checked(first, scene, plan)]
+    del scene  # its features make room for those of the second pass
+    closer = Scene.of(volume, place, adapter, both, plan, report)
+    return [first, _checked(_look_over(closer, plan, report), closer, plan)]
+
+
+def _checked(found: _Pass, scene: Scene, plan: Plan) -> _Pass:
+    """Return a pass with the Dice of the shots, segmented from what it found."""
+    reverse = ask_back(scene, found.fused.logits) if plan.asks_back else [None] * scene.labels
+    return replace(found, reverse=reverse)
 
 
 def _look_over(scene: Scene, plan: Plan, report: OnStep) -> _Pass:
@@ -191,10 +202,28 @@ def _memory_model_of(adapter: Adapter, model: PromptableModel) -> MemoryModel:
     return loaded
 
 
-def _confidence(passed: _Pass, volume: Volume, names: Mapping[int, str]) -> dict[int, NDArray[np.float32]]:
-    """Return how sure the mask is on each slice of the scan; 1 where the last pass had no reason to look."""
-    confidence, found = {}, passed.fused.confidence().numpy()
-    for column, value in enumerate(names):
+def _expected(passed: _Pass, adapter: Adapter, names: Mapping[int, str]) -> dict[int, float]:
+    """Return the Dice to be expected of each label's mask; 0 where there is none."""
+    sight = adapter.zoomed if passed.place.window and adapter.zoomed else adapter.whole
+    forecast = adapter.record.forecast or {}
+    expected = {}
+    for column, (value, own) in enumerate(zip(names, passed.fused.own_of_labels().tolist(), strict=True)):
+        gauge = sight.gauges[column] if sight.gauges else None
+        reverse = passed.reverse[column]
+        expected[value] = expected_dice(own, gauge, forecast=forecast.get(value), reverse=reverse) if own else 0.0
+    return expected
+
+
+def _confidence(passed: _Pass, volume: Volume, expected: Mapping[int, float]) -> dict[int, NDArray[np.float32]]:
+    """Return how sure the mask is on each slice of the scan; 1 where the last pass had no reason to look.
+
+    A mask on a slice is as much surer than the whole as it is by its own probabilities.
+    """
+    fused, whole = passed.fused, torch.tensor([*expected.values()])
+    slices = (whole * (fused.own - fused.own_of_labels()).exp()).clamp(0, 1)
+    found = torch.where(fused.painted, slices, 1 - fused.presence.clamp(0, 1)).numpy()
+    confidence = {}
+    for column, value in enumerate(expected):
         row = np.ones(volume.depth, dtype=np.float32)
         row[passed.place.first : passed.place.first + passed.place.depth] = found[:, column]
         confidence[value] = row

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from amsam_cli.methods.blending import KINDS, Blend
+from amsam_cli.methods.confidence import own_estimate
 from amsam_cli.methods.losses import to_side
 from amsam_cli.models.base import CLIP
 from amsam_cli.segmentation.looks import Look
@@ -27,24 +28,24 @@ class Fused:
         score: (D, L) predicted IoU.
         presence: (D, L) probability that the label is there.
         agreement: (D, L) mean Dice of every pair of looks that saw the slice; 0 where fewer than two did.
-        expected: (D, L) Dice to be expected of the mask if each pixel's probability is right; 0 for no mask.
+        own: (D, L) Dice to be expected of the mask if each pixel's probability is right; 0 for no mask.
     """
 
     logits: Tensor
     score: Tensor
     presence: Tensor
     agreement: Tensor
-    expected: Tensor
+    own: Tensor
 
-    def confidence(self) -> Tensor:
-        """Return how sure each mask is on each slice, and how sure it is that there is none, (D, L) in [0, 1]."""
-        painted = (self.logits > 0).flatten(2).any(dim=2)
-        return torch.where(painted, self.expected, 1 - self.presence.clamp(0, 1))
+    @property
+    def painted(self) -> Tensor:
+        """Whether there is a mask, (D, L) bool."""
+        return (self.logits > 0).flatten(2).any(dim=2)
 
-    def expected_dice(self) -> Tensor:
-        """Return the Dice to be expected of each label's whole mask, (L,): that of its slices by their area."""
+    def own_of_labels(self) -> Tensor:
+        """Return what each label's whole mask expects of itself, (L,): what its slices do, by their area."""
         area = (self.logits > 0).flatten(2).float().sum(dim=2)
-        return (self.expected * area).sum(dim=0) / area.sum(dim=0).clamp_min(1)
+        return (self.own * area).sum(dim=0) / area.sum(dim=0).clamp_min(1)
 
 
 def fuse(looks: Mapping[str, Look], blends: Sequence[Blend]) -> Fused:
@@ -64,17 +65,7 @@ def fuse(looks: Mapping[str, Look], blends: Sequence[Blend]) -> Fused:
     if looks.keys() >= set(KINDS):  # the level is that of all kinds together
         logits -= torch.tensor([blend.level for blend in blends], dtype=logits.dtype)[:, None, None]
     logits[presence < 0.5] = -CLIP
-    return Fused(logits, score, presence, _agreement([*looks.values()]), _expected(logits))
-
-
-def _expected(logits: Tensor) -> Tensor:
-    """Return 2 sum(p m) / (sum(p) + sum(m)) of probabilities p and their mask m, (D, L); 0 where there is no mask."""
-    values = []
-    for part in logits.split(SLICES):  # type: ignore[no-untyped-call]
-        likely = part.float().flatten(2).sigmoid()
-        mask = (likely > 0.5).float()
-        values.append(2 * (likely * mask).sum(dim=2) / (likely + mask).sum(dim=2).clamp_min(1e-6))
-    return torch.cat(values)
+    return Fused(logits, score, presence, _agreement([*looks.values()]), own_estimate(logits))
 
 
 def _mean_logits(looks: Mapping[str, Look], shares: Mapping[str, Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from amsam_cli.methods.losses import to_side
 from amsam_cli.methods.prompts import find_prompts
 from amsam_cli.methods.pseudo_prompt import Priors
 from amsam_cli.methods.refinement import refine
-from amsam_cli.models.base import CLIP, Decoded, Memory, Prompts
+from amsam_cli.models.base import CLIP, Bias, Decoded, Embedding, Memory, Prompts
 from amsam_cli.segmentation.plan import Plan
 from amsam_cli.segmentation.scene import ROWS, Scene, batched
 
@@ -111,19 +111,25 @@ def look_at_supports(scene: Scene, prior: Priors, plan: Plan) -> Look:
     """Return every label decoded on each slice from the shots in memory (FSSAM)."""
     look = Look.blank(scene.depth, scene.labels, scene.memory_model.image_size // 4)
     for slices, labels in scene.chunks():
-        bank = [*scene.supports(labels), *pseudo_memories(scene, prior, slices, labels, plan)]
+        bank = [*scene.supports(slices, labels), *pseudo_memories(scene, prior, slices, labels, plan)]
         look.put(slices, labels, recall(scene, slices, labels, bank, plan))
     return look
 
 
 def recall(scene: Scene, slices: Tensor, labels: Tensor, bank: list[Memory], plan: Plan) -> Decoded:
     """Return some (slice, label) rows decoded from a bank of memories."""
-    embedding = scene.remembered.rows(slices)
-    asked = Prompts.empty(len(slices), device=embedding.features.device)
-    if scene.memory_model is scene.model:  # else it has not learned how to ask
-        asked = scene.asking(asked, labels)
     has_own = any(memory.is_own for memory in bank)
     bias = calibrate if plan.calibrates and has_own else None
+    return recall_in(scene, scene.remembered.rows(slices), labels, bank, bias=bias)
+
+
+def recall_in(
+    scene: Scene, embedding: Embedding, labels: Tensor, bank: list[Memory], *, bias: Bias | None = None
+) -> Decoded:
+    """Return labels decoded in frames of any scan, row by row, from a bank of memories."""
+    asked = Prompts.empty(len(labels), device=embedding.features.device)
+    if scene.memory_model is scene.model:  # else it has not learned how to ask
+        asked = scene.asking(asked, labels)
     return scene.memory_model.recall(embedding, bank, asked, bias=bias)
 
 
@@ -139,5 +145,5 @@ def pseudo_memories(scene: Scene, prior: Priors, slices: Tensor, labels: Tensor,
 
     clean = remembered(prior.discriminative)
     if plan.refines:
-        clean = refine(remembered(prior.foreground), clean, scene.supports(labels))
+        clean = refine(remembered(prior.foreground), clean, scene.supports(slices, labels))
     return [clean.own(distance=0)]

@@ -22,13 +22,16 @@ class Plan:
         supports: whether each slice is decoded from the shots in memory (FSSAM's setting).
         tracks: whether masks are carried from key slices through the volume (SAM 2).
         recalls_supports: whether the shots stay in memory while a mask is carried.
+        nearest_supports: how many shots are remembered for each slice, those most like it; None = all.
         only_tracks: whether nothing but what was carried counts, once there is something to carry.
         pseudo: whether each slice's own prior is remembered beside the shots (FSSAM's pseudo memory).
         refines: whether that memory is refined (IMR).
         calibrates: whether attention to the scan's own memories is calibrated by the shots (SCMA).
+        excludes: whether a mask enters memory without the pixels that another label has a better claim to.
         is_careful: whether doubtful masks stay out of memory, and a label is no longer followed past its end.
         zooms: whether what was found is looked at again, closer, where the adapter has a zoom.
         tidies: whether stray pieces are left out, as the shots say in how many pieces a label comes.
+        asks_back: whether the shots are segmented from the result, to judge it.
         probabilities: whether to return the probability of each label at each voxel too.
         max_memory_gib: the working set past which features go to disk; None = half of the memory that is free.
         detect: finds boxes in the place of the prior (AM-SAM's detector); None = the prior's own prompts.
@@ -40,13 +43,16 @@ class Plan:
     supports: bool = True
     tracks: bool = True
     recalls_supports: bool = True
+    nearest_supports: int | None = None
     only_tracks: bool = False
     pseudo: bool = False
     refines: bool = False
     calibrates: bool = False
+    excludes: bool = False
     is_careful: bool = True
     zooms: bool = True
     tidies: bool = True
+    asks_back: bool = True
     probabilities: bool = False
     max_memory_gib: float | None = None
     detect: Detect | None = None

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from amsam_cli.adapter import Adapter, Sight
+from amsam_cli.adapter import Adapter, Backbone, Mirror, Sight, check_same
 from amsam_cli.methods.prompts import Detect, from_detections
 from amsam_cli.methods.pseudo_prompt import Priors, priors, similarities
+from amsam_cli.models import dinov2
 from amsam_cli.models.base import Memory, MemoryModel, OnStep, PromptableModel, Prompts
+from amsam_cli.models.dinov2 import Dinov2
 from amsam_cli.preprocess import Frames, Placement
 from amsam_cli.segmentation.features import Features
 from amsam_cli.segmentation.plan import Plan
@@ -19,6 +22,8 @@ from amsam_cli.volume import Volume, Window
 
 ROWS = 16
 """Masks decoded at once."""
+CLOSENESS, REACH = 0.5, 0.1
+"""What being at the same relative depth counts beside looking alike, and the share of the depth on which it fades."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,9 @@ class Scene:
         allowed: (D, L) bool, where a label may be at all.
         detected: prompts of each label on every slice, (D, ...), from a detector; empty where the prior gives them.
         channels: (L,) the mask token that answers for each label; None where all ask SAM's own.
+        read: features for priors by cosine, where another model reads them; None = those of `slices`.
+        nearness: (D, K) in [0, 1], how like each shot a slice is, where not all shots are remembered for each.
+        nearest: how many are.
     """
 
     place: Place
@@ -65,6 +73,9 @@ class Scene:
     allowed: Tensor
     detected: tuple[Prompts, ...] = ()
     channels: Tensor | None = None
+    read: Features | None = None
+    nearness: Tensor | None = None
+    nearest: int = 0
 
     @classmethod
     def of(
@@ -91,8 +102,16 @@ class Scene:
         placement = Placement.of(part.geometry, recipe.image_size)
         allowed = _allowed(place, adapter, plan)
         detected = _detected(part, placement, adapter, plan.detect) if plan.detect else ()
+        read = None
+        if adapter.reader:
+            reader = _reader_of(adapter, model.device)
+            read = Features.encode(reader, Frames(part, recipe, scan=volume), limit_gib=limit, on_step=on_step)
         dense, channels = adapter.dense.to(model.device), adapter.changes.channels
-        return cls(place, placement, slices, remembered, sight, dense, allowed, detected, channels)
+        scene = cls(place, placement, slices, remembered, sight, dense, allowed, detected, channels, read)
+        nearest = plan.nearest_supports
+        if not nearest or nearest >= len(sight.bank.maps) or sight.mirror is None:
+            return scene
+        return replace(scene, nearness=_nearness(scene, sight.mirror, volume.depth), nearest=nearest)
 
     @property
     def depth(self) -> int:
@@ -107,6 +126,7 @@ class Scene:
     @property
     def model(self) -> PromptableModel:
         """Decodes slices."""
+        assert isinstance(self.slices.model, PromptableModel)
         return self.slices.model
 
     @property
@@ -125,19 +145,23 @@ class Scene:
         slices, labels = self.allowed.nonzero(as_tuple=True)
         return zip(batched(slices, ROWS), batched(labels, ROWS), strict=True)
 
-    def supports(self, labels: Tensor) -> list[Memory]:
-        """Return the memories of the shots for rows of these labels; a row lacks those that do not show its label."""
+    def supports(self, slices: Tensor, labels: Tensor) -> list[Memory]:
+        """Return the memories of the shots for (slice, label) rows; a row lacks those that do not show its label.
+
+        All shots in their order, or for each row those most like its slice, where that many were asked for.
+        """
         bank, device = self.sight.bank, self.memory_model.device
         present = bank.prototypes.present
-        return [
-            Memory(
-                bank.maps[shot, labels].to(device),
-                bank.pointers[shot, labels].to(device),
-                bank.masks[shot, labels].to(device),
-                there=None if present[shot].all() else present[shot, labels].to(device),
-            )
-            for shot in range(len(present))
-        ]
+        shots = torch.arange(len(present)).expand(len(labels), -1)
+        if self.nearness is not None:
+            shown = present.T[labels].float()
+            shots = (self.nearness[slices] + shown).topk(self.nearest, dim=1).indices  # shown ones come first
+        memories = []
+        for shot in shots.unbind(dim=1):
+            there = present[shot, labels]
+            content, pointer, mask = (part[shot, labels].to(device) for part in (bank.maps, bank.pointers, bank.masks))
+            memories.append(Memory(content, pointer, mask, there=None if there.all() else there.to(device)))
+        return memories
 
     def priors(self) -> Priors:
         """Return where each label may be, by the slice model's own features.
@@ -150,7 +174,8 @@ class Scene:
         cosines, probed = [], []
         for some in batched(torch.arange(self.depth), ROWS):
             embedding = self.slices.rows(some)
-            cosines.append(similarities(embedding.features, known))
+            read = self.read.rows(some) if self.read else embedding
+            cosines.append(similarities(read.features, known))
             if probe:
                 probed.append(probe.probability(embedding).to("cpu", torch.float16))
         foreground, background = (torch.cat(parts) for parts in zip(*cosines, strict=True))
@@ -161,6 +186,30 @@ class Scene:
 def batched(tensor: Tensor, size: int) -> Iterator[Tensor]:
     """Yield at most `size` rows of a tensor at a time."""
     return (tensor[start : start + size] for start in range(0, len(tensor), size))
+
+
+def _reader_of(adapter: Adapter, device: torch.device) -> Dinov2:
+    """Return what the adapter's priors were read with.
+
+    Raises:
+        AdapterError: the weights at hand are others.
+    """
+    assert adapter.reader is not None
+    reader = dinov2.load_reader(str(device))
+    check_same(adapter.reader, Backbone.of(reader))
+    return reader
+
+
+def _nearness(scene: Scene, mirror: Mirror, depth: int) -> Tensor:
+    """Return how like each shot every slice is, (D, K) in [0, 1]: by its mean feature, and by its place in the scan."""
+    means = [
+        scene.remembered.rows(some).features.mean(dim=(2, 3)).cpu() for some in batched(torch.arange(scene.depth), ROWS)
+    ]
+    shots = mirror.features.features.float().mean(dim=(2, 3))
+    alike = F.cosine_similarity(torch.cat(means)[:, None], shots[None], dim=2)
+    places = (scene.place.first + torch.arange(scene.depth)) / max(1, depth - 1)
+    apart = (places[:, None] - mirror.places[None]).abs()
+    return (alike + 1 + CLOSENESS * (-apart / REACH).exp()) / (2 + CLOSENESS)
 
 
 def _detected(part: Volume, placement: Placement, adapter: Adapter, detect: Detect) -> tuple[Prompts, ...]:

@@ -113,7 +113,7 @@ def track(scene: Scene, source: Look, keys: Sequence[Sequence[int]], prior: Prio
     looks = {way: Look.blank(scene.depth, scene.labels, side) for way in by_direction}
     _put_keys(looks, source, keys)
     ways = [way for way, some in by_direction.items() for _ in some]
-    fleet = _Fleet(scene, lanes, _key_memories(scene, source, lanes), plan, prior)
+    fleet = _Fleet(scene, lanes, _key_memories(scene, source, lanes), plan, prior, source)
     while len(rows := fleet.next_rows()):
         slices, labels, answer = fleet.step(rows)
         for way, look in looks.items():
@@ -157,7 +157,10 @@ class _Fleet:
     slices in a row without its object.
     """
 
-    def __init__(self, scene: Scene, lanes: Sequence[Lane], keys: Memory, plan: Plan, prior: Priors) -> None:
+    def __init__(
+        self, scene: Scene, lanes: Sequence[Lane], keys: Memory, plan: Plan, prior: Priors, source: Look
+    ) -> None:
+        self.source = source
         self.scene = scene
         self.lanes = lanes
         self.keys = keys
@@ -188,7 +191,7 @@ class _Fleet:
 
     def _bank(self, rows: Tensor, slices: Tensor, labels: Tensor) -> list[Memory]:
         on_device = rows.to(self.keys.map.device)
-        supports = self.scene.supports(labels) if self.plan.recalls_supports else []
+        supports = self.scene.supports(slices, labels) if self.plan.recalls_supports else []
         key = self.keys.rows(on_device).own(distance=min(self.steps, POINTERS))
         own = [replace(memory.rows(on_device), age=age) for age, memory in enumerate(reversed(self.tracked), start=1)]
         pseudo = pseudo_memories(self.scene, self.prior, slices, labels, self.plan)
@@ -205,6 +208,8 @@ class _Fleet:
         there[rows.to(good.device)] = good
         content = replace(self.keys, there=there, is_own=True)
         if good.any():
+            if self.plan.excludes:
+                answer = without_rivals(answer, self.source, slices, self.labels[rows])
             kept = self.scene.memory_model.keep(self.scene.remembered.rows(slices[good.cpu()]), answer.rows(good))
             content = replace(
                 content,
@@ -213,6 +218,18 @@ class _Fleet:
                 mask=_scattered(kept.mask, there),
             )
         self.tracked = [*self.tracked[-POINTERS + 1 :], content]
+
+
+def without_rivals(answer: Decoded, source: Look, slices: Tensor, labels: Tensor) -> Decoded:
+    """Return (slice, label) masks without the pixels of which `source` is surer that they are another label's.
+
+    SAM 2 compares objects on one frame; lanes of other labels may be elsewhere, so the look they began with speaks.
+    """
+    others = source.logits[slices].float()
+    others[torch.arange(len(labels)), labels] = -CLIP
+    rival = to_side(others.amax(dim=1, keepdim=True), answer.logits.shape[-1]).to(answer.logits.device)
+    taken = (rival > 0) & (rival > answer.logits)
+    return replace(answer, logits=torch.where(taken, -CLIP, answer.logits))
 
 
 def _scattered(values: Tensor, there: Tensor) -> Tensor:

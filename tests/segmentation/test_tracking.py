@@ -1,10 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
+from amsam_cli.adaptation import adapt
+from amsam_cli.adapter import AdapterConfig
+from amsam_cli.methods.pseudo_prompt import Priors
+from amsam_cli.models.base import silent
+from amsam_cli.segmentation import Plan
 from amsam_cli.segmentation.looks import Look
-from amsam_cli.segmentation.tracking import Lane, agreement, key_slices, lanes_of
+from amsam_cli.segmentation.scene import Place, Scene
+from amsam_cli.segmentation.tracking import PATIENCE, Lane, agreement, key_slices, lanes_of, track
+from amsam_cli.volume import Geometry, Volume
+from tests.scans import ball_shot
+from tests.toy import ToyModel
 
 
 def look(areas: list[int], *, score: float = 0.9, presence: list[float] | None = None) -> Look:
@@ -64,3 +76,32 @@ def test_agreement_is_one_for_equal_masks(side: int):
     second[:, :, : side // 2] = 10
 
     assert torch.equal(agreement(first, second), torch.ones(3, 2))
+
+
+class Watchful(ToyModel):
+    """A model that says the object is where the frame is bright, and nowhere else."""
+
+    def recall(self, embedding, *args, **kwargs):
+        answer = super().recall(embedding, *args, **kwargs)
+        dark = self.encode(torch.zeros(1, 3, self.image_size, self.image_size)).features
+        is_dark = (embedding.features - dark).abs().amax(dim=(1, 2, 3)) < 1e-2
+        return replace(answer, presence=torch.where(is_dark, -5.0, 5.0), score=torch.ones(len(embedding)))
+
+
+@pytest.mark.parametrize(("is_careful", "followed"), [(True, PATIENCE), (False, 9)], ids=["careful", "careless"])
+def test_label_is_followed_only_a_little_past_its_end(is_careful: bool, followed: int):
+    model = Watchful()
+    adapter = adapt([ball_shot(0), ball_shot(1)], model, config=AdapterConfig(steps=0, tune="lora", forecast=False))
+    data = np.zeros((1, 15, 48, 48), dtype=np.float32)
+    data[:, :6] = np.random.default_rng(0).uniform(50, 100, (1, 6, 48, 48))
+    volume = Volume(data, Geometry((15, 48, 48), np.eye(4)), (0.0, 100.0))
+    plan = Plan(is_careful=is_careful)
+    scene = Scene.of(volume, Place.whole(volume), adapter, (model, model), plan, silent)
+    source = Look.blank(15, 2, 16)
+    source.logits[3, 0, 4:12, 4:12] = 8.0
+
+    looks = track(scene, source, [[3], []], Priors(torch.zeros(0), torch.zeros(0)), plan)
+
+    seen = looks["forward"].score[:, 0] > 0
+    assert seen[4 : 6 + followed].all()
+    assert not seen[6 + followed :].any()
