@@ -136,6 +136,20 @@ def test_run_gives_confidence_in_the_files_own_order(engine, scan, tmp_path, mon
     assert record["needs_review"] == {"ball": [[2, 8]]}  # 0.75 down to 0.0
 
 
+def test_run_lists_doubtful_slices_and_gaps_within_a_label_for_review(engine, scan, tmp_path, monkeypatch):
+    def found_in_two_parts(volume: Volume, *args: object, **kwargs: object) -> Segmentation:
+        data = np.zeros(volume.geometry.shape, dtype=np.uint16)
+        data[[2, 3, 6], 10:20, 10:20] = 1
+        doubt = np.full(9, 0.4, dtype=np.float32)
+        return Segmentation(LabelMap(data, volume.geometry, {1: "ball"}), {1: doubt})
+
+    monkeypatch.setattr("amsam_cli.batch.segment", found_in_two_parts)
+
+    segmented(scan, engine, tmp_path / "mask.nii.gz")
+
+    assert read_record(tmp_path / "mask.nii.gz")["needs_review"] == {"ball": [[2, 6]]}
+
+
 def test_run_writes_a_page_that_needs_nothing_beside_it_when_asked(engine, scan, tmp_path):
     segmented(scan, engine, tmp_path / "mask.nii.gz", report=True, statistics=True)
 

@@ -29,6 +29,9 @@ AVAILABLE_METHODS: Mapping[str, str] = {
     "amsam-memory-zoom": "the same, and a closer look; amsam-in-context adds prior and slices, and leaves PPG out",
     "amsam-memory-cosine": "amsam-memory-scma with priors by cosine, as FSSAM has them",
     "amsam-memory-dinov2": "the same, read by DINOv2-B from the cache of transformers, as published",
+    "amsam-apart": "ablation: as amsam-in-context, labels kept apart inside memory",
+    "amsam-nearest": "the same, with only the four nearest shots in memory of each slice; for more than four shots",
+    "amsam-careless": "the same, without the stop rule: doubtful masks enter memory, labels are followed to the end",
     "amsam-lora": "ablation: LoRA in the decoder and learned prompts alone",
     "amsam-lora-low": "the same at a third of its learning rate",
     "amsam-lora-high": "the same at three times its learning rate",
@@ -73,8 +76,8 @@ _CALIBRATED = {**_LORA, "calibration": "sum"}
 _PROMPTED = {**_CALIBRATED, "prompts": "automatic"}
 _FULL: Mapping[str, Any] = {"tune": "full", "bilevel": "off"}
 _MEMORY: Mapping[str, bool] = {"prior": False, "slices": False, "tracks": False, "zooms": False}
-# Each arm adds one part to the one before; all are of `Plan`, untuned.
-_AXES: Mapping[str, Mapping[str, bool]] = {
+# What differs from the `Plan` of the mode, untuned; the first six add one part each to the one before.
+_AXES: Mapping[str, Mapping[str, bool | int]] = {
     "amsam-memory": _MEMORY,
     "amsam-memory-ppg": (_ppg := {**_MEMORY, "pseudo": True}),
     "amsam-memory-imr": (_imr := {**_ppg, "refines": True}),
@@ -83,6 +86,9 @@ _AXES: Mapping[str, Mapping[str, bool]] = {
     "amsam-memory-zoom": {**_tracks, "zooms": True},
     "amsam-memory-cosine": _scma,
     "amsam-memory-dinov2": _scma,
+    "amsam-apart": {"excludes": True},
+    "amsam-nearest": {"nearest_supports": 4},
+    "amsam-careless": {"is_careful": False},
 }
 # What differs from the configuration a user gets.
 _OURS: Mapping[str, Mapping[str, Any]] = {

@@ -39,7 +39,7 @@ class Amsam(OnOurModel):
     name: str = "amsam"
     config: AdapterConfig = field(default_factory=AdapterConfig)
     mode: Mode = "full"
-    axes: Mapping[str, bool] = field(default_factory=dict)
+    axes: Mapping[str, bool | int] = field(default_factory=dict)
     is_shown_boxes: bool = False
     choice: Choice = "drawn"
 

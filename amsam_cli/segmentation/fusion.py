@@ -44,7 +44,7 @@ class Fused:
 
     def own_of_labels(self) -> Tensor:
         """Return what each label's whole mask expects of itself, (L,): what its slices do, by their area."""
-        area = (self.logits > 0).flatten(2).float().sum(dim=2)
+        area = (self.logits > 0).flatten(2).sum(dim=2).float()
         return (self.own * area).sum(dim=0) / area.sum(dim=0).clamp_min(1)
 
 

@@ -6,7 +6,7 @@ remembered beside them, refined and calibrated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,19 +55,20 @@ class Look:
 def look_at_prior(scene: Scene, prior: Priors) -> Look:
     """Return the thresholded prior as a look: logits are how far it lies above the threshold."""
     side = max(scene.model.image_size // 4, prior.discriminative.shape[-1])
-    parts = []
-    for some in batched(prior.discriminative, ROWS):
-        resized = to_side(some.float(), side)
-        above = [rule.logits(resized[:, label]) for label, rule in enumerate(scene.sight.rules)]
-        parts.append(torch.stack(above, dim=1).cpu())
-    fine = torch.cat(parts)
-    sure, presence = _certainty(fine)
+    look = Look.blank(scene.depth, scene.labels, side)
     allowed = scene.allowed.float()
-    return Look(fine.to(torch.float16), sure * allowed, presence * allowed, allowed)
+    for some in batched(torch.arange(scene.depth), ROWS):
+        resized = to_side(prior.discriminative[some].float(), side)
+        above = [rule.logits(resized[:, label]) for label, rule in enumerate(scene.sight.rules)]
+        fine = torch.stack(above, dim=1).cpu()
+        sure, presence = _certainty(fine)
+        look.logits[some] = fine.to(torch.float16)
+        look.score[some], look.presence[some] = sure * allowed[some], presence * allowed[some]
+    return replace(look, weight=allowed)
 
 
 def _certainty(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how sure logits (D, L, s, s) are of what they show, and whether they show anything, (D, L) each.
+    """Return how sure logits (n, L, s, s) are of what they show, and whether they show anything, (n, L) each.
 
     Sure of a mask is its mean probability, sure of none the highest probability that is not reached.
     """
@@ -90,7 +91,9 @@ class Asked:
 def automatic_prompts(scene: Scene, prior: Priors) -> Asked:
     """Return a box and a click for every label on each slice, from a detector or from the prior."""
     found = scene.detected or [
-        find_prompts(prior.discriminative[:, label], rule, scene.model.image_size)
+        Prompts.cat(
+            [find_prompts(some, rule, scene.model.image_size) for some in batched(prior.discriminative[:, label], ROWS)]
+        )
         for label, rule in enumerate(scene.sight.rules)
     ]
     return Asked(

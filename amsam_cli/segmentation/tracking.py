@@ -6,7 +6,7 @@ one step at a time in one batch, each on a slice of its own; forward and backwar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +21,8 @@ from amsam_cli.segmentation.scene import ROWS, Scene, batched
 
 POINTERS = 15
 """SAM 2 attends to the maps of the last six slices and to the pointers of the last fifteen."""
+LANES = 32
+"""Lanes that take a step in one batch."""
 PATIENCE = 3
 """Slices in a row without the object after which a lane stops."""
 SURE = 0.5
@@ -59,7 +61,7 @@ def key_slices(looks: Sequence[Look]) -> list[list[int]]:
 def _quality(looks: Sequence[Look]) -> tuple[Tensor, Tensor]:
     """Return how good a key each slice would be for each label, and whether it seems to be there, (D, L) each."""
     last = looks[-1]
-    area = (last.logits > 0).flatten(2).float().mean(dim=2)
+    area = (last.logits > 0).flatten(2).sum(dim=2) / last.logits[0, 0].numel()
     quality = last.score * last.presence * (area / area.amax(dim=0).clamp_min(1e-9)).sqrt()
     if len(looks) > 1:
         quality = quality * agreement(looks[0].logits, last.logits)
@@ -182,12 +184,16 @@ class _Fleet:
         slices = torch.tensor([self.lanes[int(row)].slices[self.steps] for row in rows])
         labels = self.labels[rows]
         self.steps += 1
-        answer = recall(self.scene, slices, labels, self._bank(rows, slices, labels), self.plan)
+        answer = Decoded.cat([self._recall(*some) for some in _together(rows, slices, labels)])
         seen = answer.presence.sigmoid()
         self.missed[rows] = torch.where(seen.cpu() < SURE, self.missed[rows] + 1, 0)
         good = (seen >= SURE) & (answer.score >= SURE)
         self._remember(rows, slices, answer, good if self.plan.is_careful else torch.ones_like(good))
         return slices, labels, answer
+
+    def _recall(self, rows: Tensor, slices: Tensor, labels: Tensor) -> Decoded:
+        """Return what some lanes see on their slices."""
+        return recall(self.scene, slices, labels, self._bank(rows, slices, labels), self.plan)
 
     def _bank(self, rows: Tensor, slices: Tensor, labels: Tensor) -> list[Memory]:
         on_device = rows.to(self.keys.map.device)
@@ -210,7 +216,9 @@ class _Fleet:
         if good.any():
             if self.plan.excludes:
                 answer = without_rivals(answer, self.source, slices, self.labels[rows])
-            kept = self.scene.memory_model.keep(self.scene.remembered.rows(slices[good.cpu()]), answer.rows(good))
+            some = _together(slices[good.cpu()], good.nonzero()[:, 0])
+            model, remembered = self.scene.memory_model, self.scene.remembered
+            kept = Memory.cat([model.keep(remembered.rows(where), answer.rows(which)) for where, which in some])
             content = replace(
                 content,
                 map=_scattered(kept.map, there),
@@ -218,6 +226,11 @@ class _Fleet:
                 mask=_scattered(kept.mask, there),
             )
         self.tracked = [*self.tracked[-POINTERS + 1 :], content]
+
+
+def _together(*columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Return what lanes take in one batch: long scans have hundreds of lanes."""
+    return zip(*(batched(column, LANES) for column in columns), strict=True)
 
 
 def without_rivals(answer: Decoded, source: Look, slices: Tensor, labels: Tensor) -> Decoded:

@@ -95,9 +95,8 @@ def test_every_arm_of_the_ablation_has_a_configuration_of_its_own():
 def test_each_mode_is_a_method_and_segments_by_its_plan(monkeypatch, mode):
     asked = []
     monkeypatch.setattr(ours, "segment", lambda volume, adapter, model, plan: asked.append(plan) or Answer())
-
     monkeypatch.setattr(ours, "adapt", lambda *args, **kwargs: None)
-    monkeypatch.setattr(ours.models, "load", lambda *args: None)
+    monkeypatch.setattr(ours.Amsam, "loaded", None)
     load_method(f"amsam-{mode}").fit([], seed=0).segment(Query(*ball_scan(5)))
 
     assert asked == [Plan.of(mode)]
