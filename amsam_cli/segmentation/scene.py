@@ -164,23 +164,21 @@ class Scene:
         return memories
 
     def priors(self) -> Priors:
-        """Return where each label may be, by the slice model's own features.
+        """Return where each label may be, by what the slice model's own features say.
 
-        Cosines (D, L, h, w) are scaled over the slices. Where the adapter has a probe, it takes the place of the clean
-        prior, at the finest level (D, L, s, s).
+        Where the adapter has a probe, its probability is the clean prior and the square root of it the complete one, at
+        the finest level (D, L, s, s); else both are cosines (D, L, h, w), scaled over the slices.
         """
-        known = self.sight.bank.prototypes.to(self.model.device)
         probe = self.sight.probe
-        cosines, probed = [], []
-        for some in batched(torch.arange(self.depth), ROWS):
-            embedding = self.slices.rows(some)
-            read = self.read.rows(some) if self.read else embedding
-            cosines.append(similarities(read.features, known))
-            if probe:
-                probed.append(probe.probability(embedding).to("cpu", torch.float16))
+        chunks = list(batched(torch.arange(self.depth), ROWS))
+        if probe:
+            clean = torch.cat([probe.probability(self.slices.rows(some)).cpu() for some in chunks])
+            return Priors(clean.sqrt().half(), clean.half())
+        read = self.read or self.slices
+        known = self.sight.bank.prototypes.to(self.model.device)
+        cosines = [similarities(read.rows(some).features, known) for some in chunks]
         foreground, background = (torch.cat(parts) for parts in zip(*cosines, strict=True))
-        found = priors(foreground, background)
-        return replace(found, discriminative=torch.cat(probed)) if probed else found
+        return priors(foreground, background)
 
 
 def batched(tensor: Tensor, size: int) -> Iterator[Tensor]:

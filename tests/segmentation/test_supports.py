@@ -76,3 +76,11 @@ def test_mask_enters_memory_without_what_another_label_has_a_better_claim_to():
     assert (kept[:, 2:] == 3.0).all()
     assert (kept[1:, :2] == -10.0).all()
     assert kept[0, 0] == 7.0
+
+
+def test_a_probe_gives_a_strict_and_a_lenient_prior(adapter: Adapter):
+    found = scene(adapter, Plan()).priors()
+
+    assert adapter.whole.probe is not None
+    torch.testing.assert_close(found.foreground.float().square(), found.discriminative.float(), atol=2e-3, rtol=0)
+    assert (found.foreground >= found.discriminative - 1e-3).all()
