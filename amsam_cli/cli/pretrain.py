@@ -57,7 +57,7 @@ def pretrain_command(
         schedule = replace(schedule, sides=((image_size, 1.0),))
     from_nothing = preset is Preset.AMSAM and model == "builtin"
     if preset is Preset.AMSAM and not from_nothing:
-        schedule = replace(schedule, learning_rate=schedule.learning_rate / 2, small_until=0.0)
+        schedule = replace(schedule, learning_rate=schedule.learning_rate / 2, small_until=0.0, keep=0.5)
     course = _course(preset, data)
     run = Run.start(output, schedule, course, _random(device, seed) if from_nothing else _base(model, device))
     with screen.progress() as on_step:

@@ -55,6 +55,8 @@ class Schedule:
         power: of the polynomial along which it falls to zero; None = along a cosine to a twentieth.
         supports: how many are shown, drawn from these.
         consecutive: share of the steps whose queries are neighbouring slices.
+        keep: share of the weights a run began with in those it writes (Wortsman et al., Robust fine-tuning of zero-shot
+            models, 2022): what was learned before is not lost to what was learned last.
     """
 
     steps: int = 4000
@@ -66,6 +68,7 @@ class Schedule:
     warmup: int = 150
     supports: tuple[int, ...] = SUPPORTS
     consecutive: float = 0.3
+    keep: float = 0.0
     seed: int = 0
 
     def plan(self, step: int) -> Plan:
@@ -187,6 +190,7 @@ class Run:
     course: Course
     model: Sam2
     average: nn.Module
+    began: Mapping[str, Tensor]
     optimiser: torch.optim.Optimizer
     step: int = 0
 
@@ -196,9 +200,10 @@ class Run:
         # Channels last: half the time of a backward pass on processors with bfloat16 matrix units.
         network = model.network.to(memory_format=torch.channels_last)
         average = deepcopy(network).requires_grad_(False)
+        began = {name: value.clone() for name, value in network.state_dict().items()}
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name.startswith(course.learning))
-        run = cls(folder, schedule, course, model, average, _optimiser(network, course.decay))
+        run = cls(folder, schedule, course, model, average, began, _optimiser(network, course.decay))
         folder.mkdir(parents=True, exist_ok=True)
         if run._state.exists():
             run._resume()
@@ -213,20 +218,22 @@ class Run:
         self.model.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.began = state["began"]
         self.step = state["step"]
 
     def save(self) -> None:
-        """Write what is needed to resume, and the averaged weights in float16 as the package ships them."""
+        """Write what is needed to resume, and the result so far in float16 as the package ships it."""
         state = {
             "network": self.model.network.state_dict(),
             "average": self.average.state_dict(),
+            "began": dict(self.began),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
         }
         part = self._state.with_suffix(".part")
         torch.save(state, part)
         part.replace(self._state)
-        half = {name: value.half().contiguous() for name, value in self.average.state_dict().items()}
+        half = {name: value.half().contiguous() for name, value in self.result().items()}
         (self.folder / "weights.part").write_bytes(save(half))
         (self.folder / "weights.part").replace(self.folder / "weights.safetensors")
 
@@ -250,10 +257,17 @@ class Run:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.network.parameters()), 1 - decay)
 
+    def result(self) -> dict[str, Tensor]:
+        """Return the averaged weights, mixed with those the run began with as the schedule says."""
+        keep = self.schedule.keep
+        return {name: torch.lerp(value, self.began[name], keep) for name, value in self.average.state_dict().items()}
+
     def validate(self) -> dict[str, float]:
-        """Return the averaged network's Dice on fixed episodes no training step draws, on the smallest frames."""
+        """Return the Dice of the result so far on fixed episodes no training step draws, on the smallest frames."""
         side = min(side for side, _ in self.schedule.sides)
-        model = Sam2(deepcopy(self.average), self.model.name, side)
+        network = deepcopy(self.average)
+        network.load_state_dict(self.result())
+        model = Sam2(network, self.model.name, side)
         shown = max(self.schedule.supports, key=self.schedule.supports.count)
         kinds = (False, True) if self.schedule.consecutive else (False,)
         results = []

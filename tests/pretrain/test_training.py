@@ -97,6 +97,20 @@ def test_published_course_changes_memory_and_decoder_alone(tmp_path: Path, pictu
     assert changed == {"memory_attention", "memory_encoder", "sam_mask_decoder"}
 
 
+def test_result_keeps_its_share_of_the_weights_it_began_with(tmp_path: Path):
+    schedule = replace(TINY, keep=0.5)
+    run = start(tmp_path, schedule)
+    before = {name: value.clone() for name, value in run.average.state_dict().items()}
+    for parameter in run.average.parameters():
+        parameter.data += 1
+
+    run.save()
+    resumed = Run.start(tmp_path, schedule, own_course(), network(seed=1))
+
+    for made in (run.result(), resumed.result()):
+        assert all(torch.allclose(made[name], before[name] + 0.5) for name, _ in run.average.named_parameters())
+
+
 def test_saved_run_fits_a_network_and_the_size_the_package_allows(tmp_path: Path):
     start(tmp_path).save()
 
