@@ -34,21 +34,26 @@ class Forecast:
         tuned: label value -> mean Dice.
         plain: the same for adapters of the same shots that were not tuned; empty where those were not asked for.
         gains: what tuning brought to each patient held out, as the mean over its shots and labels.
+        is_handicapped: whether the refits learned from half of the shots in half of the steps, as they do where all
+            weights are tuned: then their gains are less than what the whole fit brings.
     """
 
     tuned: Mapping[int, float]
     plain: Mapping[int, float]
     gains: tuple[float, ...] = ()
+    is_handicapped: bool = False
 
     @property
     def helps(self) -> bool:
-        """Whether tuning was of use: its gain, over patients, is no smaller than the standard error of that gain.
+        """Whether tuning is kept: its gain, over patients, is no smaller than the standard error of that gain.
 
-        Of two patients, it must have harmed neither.
+        Of two patients, it must have harmed neither. Where the refits were handicapped the doubt is on its side: it is
+        kept unless it cost more than that error.
         """
         if len(self.gains) < 2:
             return not self.gains or self.gains[0] >= 0
-        return float(np.mean(self.gains)) >= float(np.std(self.gains, ddof=1)) / math.sqrt(len(self.gains))
+        error = float(np.std(self.gains, ddof=1)) / math.sqrt(len(self.gains))
+        return float(np.mean(self.gains)) >= (-error if self.is_handicapped else error)
 
 
 def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: OnStep) -> Forecast | None:
@@ -71,7 +76,7 @@ def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: On
             adapter = make(kept)
             found += [(index, _score(lesson.stills[index].shot, adapter, lesson)) for index in held_out]
     report("forecast", len(folds), len(folds))
-    return Forecast(_means(tuned), _means(plain), _gains(tuned, plain, lesson.patients))
+    return Forecast(_means(tuned), _means(plain), _gains(tuned, plain, lesson.patients), not lesson.kept)
 
 
 def make_folds(patients: Sequence[str], *, most: int = FOLDS) -> list[list[int]]:

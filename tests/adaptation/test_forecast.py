@@ -21,6 +21,12 @@ def test_tuning_helps_where_its_gain_exceeds_its_standard_error(gains: tuple[flo
     assert Forecast({1: 0.5}, {1: 0.5}, gains).helps is helps
 
 
+def test_doubt_falls_to_tuning_where_its_refits_were_handicapped():
+    assert Forecast({1: 0.5}, {1: 0.5}, (0.2, -0.1), is_handicapped=True).helps
+    assert not Forecast({1: 0.5}, {1: 0.5}, (0.2, -0.1)).helps
+    assert not Forecast({1: 0.5}, {1: 0.5}, (-0.2, -0.1), is_handicapped=True).helps
+
+
 def test_gains_are_means_over_the_shots_and_labels_of_each_patient():
     tuned = [(0, {1: 0.5, 2: 0.9}), (2, {1: 0.4}), (1, {1: 0.7})]
     plain = [(0, {1: 0.4, 2: 0.6}), (2, {1: 0.6}), (1, {1: 0.1})]
