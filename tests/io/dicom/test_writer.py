@@ -17,6 +17,7 @@ from amsam_cli.errors import InputError
 from amsam_cli.io import read_labels, read_volume, write_labels, write_probabilities
 from amsam_cli.io.dicom.codes import read_codes
 from amsam_cli.io.dicom.writer import Author
+from amsam_cli.version import __version__
 from amsam_cli.volume import LabelMap, Volume
 from tests.io.dicom.conftest import complete, oblique
 
@@ -126,7 +127,7 @@ def test_segmentation_says_who_made_it_and_of_what(written: pydicom.Dataset, tmp
     source = pydicom.dcmread(tmp_path / "series" / "000.dcm")
 
     assert algorithm.AlgorithmName == "amsam"
-    assert algorithm.AlgorithmVersion == "0.2.0"
+    assert algorithm.AlgorithmVersion == __version__
     assert SHA in algorithm.AlgorithmParameters
     assert written.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
     assert written.StudyInstanceUID == source.StudyInstanceUID
