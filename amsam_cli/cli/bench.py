@@ -26,6 +26,7 @@ Seeds = Annotated[list[int] | None, typer.Option("--seed", min=0, help="Draw; re
 Folds = Annotated[list[int] | None, typer.Option("--fold", min=0, max=3, help="Repeatable; all four if left out.")]
 Shots = Annotated[list[int] | None, typer.Option("-k", "--shots", min=1, help="Repeatable; 1 and 5 if left out.")]
 Episodes = Annotated[int, typer.Option(min=1, help="Episodes of a fold.")]
+Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of results of amsam bench fewshot.")]
 Plot = Annotated[Path | None, typer.Option(help="Draw Dice over shots to this PNG file.")]
 Model = Annotated[str | None, typer.Option("-m", "--model", help="Model of amsam's own methods; builtin if left out.")]
 
@@ -113,8 +114,13 @@ def _print_results(results: Sequence[Result], output: Path, plot: Path | None, s
 
     if plot:
         write_plot(results, plot)
-    screen.say(table(results))
-    screen.result({"results": [(output / result.place).as_posix() for result in results], "table": table(results)})
+    _show(table(results), screen, [(output / result.place).as_posix() for result in results])
+
+
+def _show(table: str, screen: Screen, results: list[Json] | None = None) -> None:
+    """Print a table, with its results where it has some."""
+    screen.say(table)
+    screen.result({"table": table} if results is None else {"results": results, "table": table})
 
 
 @bench_app.command("pascal")
@@ -185,16 +191,15 @@ def _run_protocol(
                 for fold in folds or FOLDS:
                     protocol = Protocol(fold, count, episodes, seed)
                     results.append(run_episodes(source, method, protocol, output, device=device, on_step=on_step))
-    screen.say(episode_table(results))
     rows: list[Json] = [
         {"file": (output / r.place).as_posix(), "miou": r.miou, "fb_iou": r.fb_iou, "episodes": r.done} for r in results
     ]
-    screen.result({"results": rows, "table": episode_table(results)})
+    _show(episode_table(results), screen, rows)
 
 
 @bench_app.command("table")
 def table_command(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of results of amsam bench fewshot.")],
+    results: Results,
     methods: Methods = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Only this set; may be repeated.")] = None,
     newest: Annotated[bool, typer.Option("--newest", help="Only the newest version of each method.")] = False,
@@ -215,7 +220,7 @@ def table_command(
 
 @bench_app.command("convergence")
 def convergence_command(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of results of amsam bench fewshot.")],
+    results: Results,
     verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -225,14 +230,12 @@ def convergence_command(
     from amsam_cli.bench.promises import convergence_table
     from amsam_cli.bench.record import read_results
 
-    table = convergence_table(read_results(results))
-    screen.say(table)
-    screen.result({"table": table})
+    _show(convergence_table(read_results(results)), screen)
 
 
 @bench_app.command("forecast")
 def forecast_command(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of results of amsam bench fewshot.")],
+    results: Results,
     verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -242,14 +245,12 @@ def forecast_command(
     from amsam_cli.bench.promises import forecast_table
     from amsam_cli.bench.record import read_results
 
-    table = forecast_table(read_results(results))
-    screen.say(table)
-    screen.result({"table": table})
+    _show(forecast_table(read_results(results)), screen)
 
 
 @bench_app.command("readme")
 def readme_command(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of results of amsam bench fewshot.")],
+    results: Results,
     page: Annotated[Path, typer.Argument(metavar="PAGE", help="Markdown file with the two markers.")],
     methods: Methods = None,
     plot: Plot = None,

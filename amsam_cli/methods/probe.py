@@ -72,6 +72,13 @@ def fit_probe(embedding: Embedding, masks: Tensor, *, seed: int = 0) -> Probe:
     return Probe(weight.cpu(), (bias - weight @ mean).cpu())
 
 
+def feature_columns(embedding: Embedding) -> Tensor:
+    """Return every feature level and the place at each pixel of the finest level, (n, N, F)."""
+    side = _side(embedding)
+    levels = [_resize(level.float(), side) for level in _levels(embedding)]
+    return torch.cat(levels, dim=1).flatten(2).transpose(1, 2)
+
+
 def _side(embedding: Embedding) -> int:
     """Return the side of the finest level."""
     return max(int(level.shape[-1]) for level in (embedding.features, *embedding.detail))
@@ -87,11 +94,8 @@ def _levels(embedding: Embedding) -> Iterator[Tensor]:
 
 def _columns(embedding: Embedding, rows: Tensor, pixels: Tensor) -> Tensor:
     """Return the columns (N, F) of some pixels, counted row by row through the finest level; one frame at a time."""
-    side, parts = _side(embedding), []
-    for row in range(len(embedding)):
-        levels = [_resize(level.float(), side) for level in _levels(embedding.rows(slice(row, row + 1)))]
-        parts.append(torch.cat(levels, dim=1)[0].flatten(1)[:, pixels[rows == row]].T)
-    return torch.cat(parts)
+    each = ((row, embedding.rows(slice(row, row + 1))) for row in range(len(embedding)))
+    return torch.cat([feature_columns(frame)[0, pixels[rows == row]] for row, frame in each])
 
 
 def _resize(level: Tensor, side: int) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,30 @@ OnStep = Callable[[str, int, int], None]
 
 def silent(stage: str, done: int, total: int) -> None:
     """Report progress to nobody: the `OnStep` of those who do not ask."""
+
+
+class Frozen:
+    """A network as it came: nothing of it learns unless somebody asks for that.
+
+    Args:
+        network: any module.
+        name: what the user calls it.
+    """
+
+    def __init__(self, network: Any, name: str) -> None:
+        self._network = network.eval().requires_grad_(False)
+        self.name = name
+
+    @property
+    def network(self) -> nn.Module:
+        """The whole network."""
+        network: nn.Module = self._network
+        return network
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
 
 
 class Batched:

@@ -9,11 +9,11 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from amsam_cli.errors import WeightsError
-from amsam_cli.models.base import Embedding
+from amsam_cli.models.base import Embedding, Frozen
 from amsam_cli.models.precision import mixed_precision
 from amsam_cli.models.sam2 import PIXEL_MEAN, PIXEL_STD
 
@@ -22,7 +22,7 @@ IMAGE_SIZE = 560
 """As in FSSAM: a grid of 40 x 40 patches of 14 px."""
 
 
-class Dinov2:
+class Dinov2(Frozen):
     """Patch features of frames; nothing that could segment.
 
     Args:
@@ -32,20 +32,8 @@ class Dinov2:
     """
 
     def __init__(self, network: Any, name: str = PUBLISHED, image_size: int = IMAGE_SIZE) -> None:
-        self._network = network.eval().requires_grad_(False)
-        self.name = name
+        super().__init__(network, name)
         self.image_size = image_size
-
-    @property
-    def network(self) -> nn.Module:
-        """The whole network."""
-        network: nn.Module = self._network
-        return network
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.network.parameters()).device
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Embedding:

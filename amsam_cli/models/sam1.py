@@ -15,7 +15,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amsam_cli.models.base import Decoded, Embedding, Prompts
+from amsam_cli.models.base import Decoded, Embedding, Frozen, Prompts
 from amsam_cli.models.precision import mixed_precision
 
 PATCH = 16
@@ -101,7 +101,7 @@ def resize_positions(state: Mapping[str, Tensor], network: Sam) -> dict[str, Ten
     return resized
 
 
-class Sam1:
+class Sam1(Frozen):
     """`PromptableModel` over a `segment_anything.modeling.Sam`.
 
     Args:
@@ -112,22 +112,10 @@ class Sam1:
     """
 
     def __init__(self, network: Sam, name: str) -> None:
-        self._network = network.eval().requires_grad_(False)
-        self.name = name
+        super().__init__(network, name)
         self.is_plain = False
         self.image_size: int = network.image_encoder.img_size
         self.width: int = network.prompt_encoder.embed_dim
-
-    @property
-    def network(self) -> nn.Module:
-        """The whole official network."""
-        network: nn.Module = self._network
-        return network
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.network.parameters()).device
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Embedding:

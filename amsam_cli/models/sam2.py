@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amsam_cli.models.attention import Addend, added_to_scores
-from amsam_cli.models.base import Bias, Decoded, Embedding, Memory, Prompts
+from amsam_cli.models.base import Bias, Decoded, Embedding, Frozen, Memory, Prompts
 from amsam_cli.models.precision import mixed_precision
 
 CONFIGS = {
@@ -42,7 +42,7 @@ def build_network(architecture: str) -> SAM2Base:
     return build_sam2(CONFIGS[architecture], device="cpu", apply_postprocessing=False)
 
 
-class Sam2:
+class Sam2(Frozen):
     """`MemoryModel` over a `SAM2Base`.
 
     Args:
@@ -55,25 +55,13 @@ class Sam2:
     """
 
     def __init__(self, network: SAM2Base, name: str, image_size: int) -> None:
-        self._network = network.eval().requires_grad_(False)
-        self.name = name
+        super().__init__(network, name)
         self.is_plain = False
         self.width: int = network.hidden_dim
         self.set_image_size(image_size)
         device = network.device
         self._mean = torch.tensor(PIXEL_MEAN, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(PIXEL_STD, device=device).view(1, 3, 1, 1)
-
-    @property
-    def network(self) -> nn.Module:
-        """The whole official network."""
-        network: nn.Module = self._network
-        return network
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.network.parameters()).device
 
     def set_image_size(self, image_size: int) -> None:
         """Change the frame side; weights stay, position codes are made for the new grid."""

@@ -19,12 +19,11 @@ from amsam_cli.io import find_shots
 from amsam_cli.io.shots import Candidate
 from amsam_cli.preprocess import PERCENTILES, Frames, Recipe
 from amsam_cli.pretrain.anatomy import uniform
+from amsam_cli.pretrain.sources import part_of
 from amsam_cli.pretrain.synthesis import Episodes, Plan
 
 SMALLEST = 64
 """Pixels under which a slice shows too little of a class."""
-HELD_OUT = 5
-"""One patient in so many is kept for validation."""
 KEPT = 512
 """Frames that are kept in memory once read."""
 TURN = 10.0
@@ -49,7 +48,7 @@ class Classes:
         for place in _sets(data):
             candidates = find_shots(place / "labels", place / "images")
             patients = sorted({candidate.pair.patient for candidate in candidates})
-            chosen = {name for number, name in enumerate(patients, 1) if (number % HELD_OUT == 0) == held_out}
+            chosen = part_of(patients, held_out=held_out)
             for candidate in candidates:
                 for value, area in candidate.areas.items():
                     if area >= SMALLEST and candidate.pair.patient in chosen:

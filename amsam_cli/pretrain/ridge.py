@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from amsam_cli.methods.probe import feature_columns
 from amsam_cli.models.base import Embedding
 
 DECAY = 0.02
@@ -29,7 +30,7 @@ def ridge_scores(embedding: Embedding, shares: Tensor, supports: int) -> Tensor:
         supports: how many frames of each episode are fitted; the others are the queries.
     """
     batch, frames, pixels, labels = shares.shape
-    columns = _columns(embedding).view(batch, frames, pixels, -1)
+    columns = feature_columns(embedding).reshape(batch, frames, pixels, -1)
     known = columns[:, :supports].flatten(1, 2)
     mean, spread = known.mean(dim=1, keepdim=True), known.std(dim=1, keepdim=True) + 1e-3
     truth = shares[:, :supports].flatten(1, 2)
@@ -54,19 +55,6 @@ def shares_of(tissues: Tensor, labels: int, side: int) -> Tensor:
     cell = size // side
     cells = tissues.view(batch, frames, side, cell, side, cell).transpose(3, 4).flatten(4).flatten(2, 3)
     return torch.stack([(cells == label).float().mean(dim=-1) for label in range(labels)], dim=-1)
-
-
-def _columns(embedding: Embedding) -> Tensor:
-    """Return all feature levels and the place at each pixel of the finest level, (n, N, F)."""
-    side = max(int(level.shape[-1]) for level in (embedding.features, *embedding.detail))
-    levels = [
-        level if level.shape[-1] == side else F.interpolate(level, size=side, mode="bilinear", align_corners=False)
-        for level in (embedding.features, *embedding.detail)
-    ]
-    line = torch.linspace(-1, 1, side, device=embedding.features.device)
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    place = torch.stack([x, y, x * y, x.square(), y.square()])[None].expand(len(embedding), -1, -1, -1)
-    return torch.cat([*levels, place], dim=1).flatten(2).transpose(1, 2)
 
 
 def _solve(columns: Tensor, truth: Tensor, weight: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ target, so that figures measured on them stay honest.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,10 +24,12 @@ from amsam_cli.pretrain.synthesis import Anatomies
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 FIELD = (12, 96, 96)
 CHANNELS = 12
 HELD_OUT = 5
-"""One anatomy in so many is never learned from; kinds that have fewer are all learned from."""
+"""One subject in so many is never learned from; kinds that have fewer are all learned from."""
 
 LABEL_MAPS: Mapping[str, tuple[str, ...]] = {
     "labelmaps_anatomy": ("brain_synthseg_*.nii.gz", "spine_verse*.nii.gz", "torso_totalseg_*.nii.gz"),
@@ -93,14 +96,24 @@ class Library:
         return Anatomies(torch.stack(fields), torch.stack(allowed), image)
 
 
+def part_of(subjects: Sequence[T], *, held_out: bool) -> list[T]:
+    """Return those of sorted subjects that are kept for validation, or those to learn from.
+
+    >>> part_of([1, 2, 3, 4, 5, 6], held_out=True)
+    [5]
+    """
+    return [subject for number, subject in enumerate(subjects, 1) if (number % HELD_OUT == 0) == held_out]
+
+
 def _shelves(data: Path, sets: Mapping[str, tuple[str, ...]], held_out: bool, *, looks: bool) -> list[list[Specimen]]:
     """Return the anatomies of `sets` that are there, one list for each pattern that found any."""
-    found = [sorted((data / name / "labels").glob(pattern)) for name, patterns in sets.items() for pattern in patterns]
-    found = [[path for number, path in enumerate(paths, 1) if (number % HELD_OUT == 0) == held_out] for paths in found]
-    images = [[path.parents[1] / "images" / path.name if looks else None for path in paths] for paths in found]
-    return [
-        [_specimen(*pair) for pair in zip(*both, strict=True)] for both in zip(found, images, strict=True) if both[0]
-    ]
+    patterns = [(data / name / "labels", pattern) for name, several in sets.items() for pattern in several]
+    found = [part_of(sorted(folder.glob(pattern)), held_out=held_out) for folder, pattern in patterns]
+    return [[_specimen(path, _image_of(path) if looks else None) for path in paths] for paths in found if paths]
+
+
+def _image_of(labels: Path) -> Path:
+    return labels.parents[1] / "images" / labels.name
 
 
 def _specimen(labels: Path, image: Path | None) -> Specimen:
