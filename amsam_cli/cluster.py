@@ -52,6 +52,7 @@ def run_on_ray(
     Raises:
         AdapterError: no adapter there, or a damaged one.
         InputError: Ray is not installed, or there is no cluster at the address.
+        ResourceError: Ray did not start here.
     """
     report = on_step or silent
     Adapter.load(engine.folder)  # what cannot be used is said before a cluster is asked
@@ -103,6 +104,16 @@ def _named_like(case: Case, destination: Destination, outcome: Outcome) -> Outco
     return replace(outcome, case=case, mask=mask)
 
 
+def _unreachable(address: str, err: Exception) -> AmsamError:
+    """Return what to tell the user where Ray did not answer, or did not start."""
+    reason = (str(err).splitlines() or [type(err).__name__])[0]
+    if address == LOCAL:
+        hint = "Run it again, or segment without --ray: --num-parts splits a folder too."
+        return ResourceError(f"Ray did not start on this machine: {reason}", hint)
+    hint = "Start one with ray start --head, or use --ray local."
+    return InputError(f"There is no Ray cluster at '{address}': {reason}", hint)
+
+
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
     """Give the module `ray`, connected to a cluster; one that was started here ends with the block."""
@@ -115,11 +126,8 @@ def _connected(address: str) -> Iterator[Any]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(address=address, include_dashboard=False if address == LOCAL else None, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as err:
-        raise InputError(
-            f"There is no Ray cluster at '{address}': {str(err).splitlines()[0]}",
-            "Start one with ray start --head, or use --ray local.",
-        ) from err
+    except Exception as err:  # Ray has no class of its own for a node that did not start in time
+        raise _unreachable(address, err) from err
     try:
         yield ray
     finally:

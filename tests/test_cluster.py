@@ -106,6 +106,19 @@ def test_cluster_that_is_not_there_is_refused_in_words(ray, adapter_folder, scan
     assert ray.begun == []
 
 
+def test_cluster_that_does_not_start_here_is_said_in_words(ray, monkeypatch, adapter_folder, scans_folder):
+    def init(**_):
+        raise Exception("The current node timed out during startup.\nSome of the raylet failed")  # as Ray does
+
+    monkeypatch.setattr(ray, "init", init)
+
+    with pytest.raises(ResourceError, match="did not start on this machine: The current node timed out") as caught:
+        segmented(scans_folder / "images", adapter_folder)
+
+    assert "raylet" not in caught.value.message
+    assert caught.value.hint
+
+
 def test_missing_package_says_what_to_install(monkeypatch, adapter_folder, scans_folder):
     monkeypatch.setitem(sys.modules, "ray", None)
 
