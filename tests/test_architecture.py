@@ -279,7 +279,8 @@ def test_only_the_outermost_loops_catch_everything():
         for node in ast.walk(tree(path))
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or any(getattr(part, "id", "") == "Exception" for part in ast.walk(node.type)))
-        and room_of(path) not in {"cli", "batch"}
+        and room_of(path)
+        not in {"cli", "batch", "cluster"}  # what Ray raises where it does not start is a bare Exception
     ]
 
     assert caught == []
