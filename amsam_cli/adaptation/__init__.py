@@ -15,9 +15,10 @@ from amsam_cli import models
 from amsam_cli.adaptation.choice import choose
 from amsam_cli.adaptation.forecast import Forecast, hold_out
 from amsam_cli.adaptation.lesson import Lesson, prepare
-from amsam_cli.adaptation.sights import explore, judge
-from amsam_cli.adaptation.tuning import tune
-from amsam_cli.adapter import Adapter, AdapterConfig, Backbone, Record, Tune
+from amsam_cli.adaptation.sights import Scene, explore
+from amsam_cli.adaptation.tuning import Learned, tune
+from amsam_cli.adaptation.weighing import look_back, weigh
+from amsam_cli.adapter import Adapter, AdapterConfig, Backbone, Record, Sight, Tune
 from amsam_cli.adapter.changes import attached
 from amsam_cli.errors import InputError
 from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, Resizable, at_side, silent
@@ -76,6 +77,8 @@ def adapt(
     if expected and not expected.helps and not adapter.changes.is_empty:
         adapter = _learn(_untuned(lesson), report, "adapt")
         remarks = (*remarks, "Tuning did not clearly help on the shots held out, so the model was left as it is.")
+    elif expected and not adapter.changes.is_empty:
+        adapter = _weighed(adapter, expected)
     seconds = {"encode": encoded - began, "adapt": learned - encoded, "forecast": time.monotonic() - learned}
     record = replace(
         adapter.record,
@@ -160,7 +163,7 @@ def _learn_at_side(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
     with attached(lesson.model, lesson.config, learned.changes):
         if not (scenes and learned.changes.is_empty):  # else what was seen before is what is seen now
             scenes = tuple(explore(lesson, examples) for examples in lesson.examples() if examples)
-        whole, *zoomed = (judge(lesson, scene, learned.dense, learned.changes.channels) for scene in scenes)
+        whole, *zoomed = (_sight(lesson, scene, learned) for scene in scenes)
     return Adapter(
         backbone=lesson.backbone,
         memory_backbone=lesson.backbone if lesson.remembers_itself else Backbone.of(lesson.memory_model),
@@ -174,6 +177,22 @@ def _learn_at_side(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
         record=Record(shots=tuple(still.shot.origin for still in lesson.stills), trainable=learned.trainable),
         reader=Backbone.of(lesson.reader) if lesson.reader else None,
     )
+
+
+def _sight(lesson: Lesson, scene: Scene, learned: Learned) -> Sight:
+    """Return what an adapter keeps of a scene, looks counting by what they say of the shots now."""
+    evidence = look_back(lesson, scene, learned.dense, learned.changes.channels)
+    return weigh(scene.sight, evidence, is_held_out=len(scene.examples) > 1)
+
+
+def _weighed(adapter: Adapter, expected: Forecast) -> Adapter:
+    """Return an adapter whose looks count by what refits said of the shots they were kept from."""
+    sights = [
+        weigh(sight, evidence)
+        for sight, evidence in zip((adapter.whole, adapter.zoomed), expected.evidence, strict=False)
+        if sight
+    ]
+    return replace(adapter, whole=sights[0], zoomed=sights[1] if len(sights) > 1 else None) if sights else adapter
 
 
 def _untuned(lesson: Lesson) -> Lesson:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from amsam_cli.adaptation.lesson import Lesson
+from amsam_cli.adaptation.weighing import Evidence, look_ahead
 from amsam_cli.adapter import Adapter
 from amsam_cli.metrics import dice
 from amsam_cli.models.base import OnStep
@@ -42,6 +43,7 @@ class Forecast:
     plain: Mapping[int, float]
     gains: tuple[float, ...] = ()
     is_handicapped: bool = False
+    evidence: tuple[tuple[Evidence | None, ...], ...] = ()
 
     @property
     def helps(self) -> bool:
@@ -67,6 +69,7 @@ def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: On
         return None
     tuned: list[_Scored] = []
     plain: list[_Scored] = []
+    seen: list[list[list[Evidence | None]]] = []
     for number, held_out in enumerate(folds):
         report("forecast", number, len(folds))
         kept = lesson.only([index for index in range(len(lesson.stills)) if index not in held_out])
@@ -75,8 +78,28 @@ def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: On
                 continue
             adapter = make(kept)
             found += [(index, _score(lesson.stills[index].shot, adapter, lesson)) for index in held_out]
+            if make is learn and not lesson.kept:
+                seen.append(_look_ahead(lesson, adapter, held_out))
     report("forecast", len(folds), len(folds))
-    return Forecast(_means(tuned), _means(plain), _gains(tuned, plain, lesson.patients), not lesson.kept)
+    gains = _gains(tuned, plain, lesson.patients)
+    return Forecast(_means(tuned), _means(plain), gains, not lesson.kept, _joined(seen))
+
+
+def _look_ahead(lesson: Lesson, adapter: Adapter, held_out: Sequence[int]) -> list[list[Evidence | None]]:
+    """Return what an adapter's looks say of the shots held out, for each scale and label."""
+    apart = lesson.only(held_out)
+    with adapter.attach(lesson.model):
+        both = zip(apart.examples(), (adapter.whole, adapter.zoomed), strict=True)
+        return [look_ahead(lesson, adapter, sight, examples) for examples, sight in both if examples and sight]
+
+
+def _joined(folds: Sequence[Sequence[Sequence[Evidence | None]]]) -> tuple[tuple[Evidence | None, ...], ...]:
+    """Return the evidence of all folds, for each scale and label."""
+    scales = []
+    for scale in zip(*folds, strict=True):
+        labels = [[part for part in parts if part is not None] for parts in zip(*scale, strict=True)]
+        scales.append(tuple(Evidence.cat(parts) if parts else None for parts in labels))
+    return tuple(scales)
 
 
 def make_folds(patients: Sequence[str], *, most: int = FOLDS) -> list[list[int]]:

@@ -1,12 +1,12 @@
 """A label carried from its key slices through their neighbours: SAM 2's memory, both ways, all labels at once.
 
-Every way out of a key slice is a lane: a label, a direction, and the slices up to the next key slice. All lanes take
-one step at a time in one batch, each on a slice of its own; forward and backward never share a memory.
+Every way out of a key slice is a lane: a label, a direction, and the slices up to the next key slice. Lanes take one
+step at a time in one batch, each on a slice of its own; forward and backward never share a memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,7 +22,7 @@ from amsam_cli.segmentation.scene import ROWS, Scene, batched
 POINTERS = 15
 """SAM 2 attends to the maps of the last six slices and to the pointers of the last fifteen."""
 LANES = 32
-"""Lanes that take a step in one batch."""
+"""Lanes under way at once: a long scan has hundreds, and each keeps its last memories."""
 PATIENCE = 3
 """Slices in a row without the object after which a lane stops."""
 SURE = 0.5
@@ -46,6 +46,11 @@ class Lane:
     label: int
     key: int
     slices: range
+
+    @property
+    def way(self) -> str:
+        """Where it leads."""
+        return "forward" if self.slices.step > 0 else "backward"
 
 
 def key_slices(looks: Sequence[Look]) -> list[list[int]]:
@@ -114,16 +119,28 @@ def track(scene: Scene, source: Look, keys: Sequence[Sequence[int]], prior: Prio
     side = scene.memory_model.image_size // 4
     looks = {way: Look.blank(scene.depth, scene.labels, side) for way in by_direction}
     _put_keys(looks, source, keys)
-    ways = [way for way, some in by_direction.items() for _ in some]
-    fleet = _Fleet(scene, lanes, _key_memories(scene, source, lanes), plan, prior, source)
-    while len(rows := fleet.next_rows()):
-        slices, labels, answer = fleet.step(rows)
-        for way, look in looks.items():
-            own = torch.tensor([ways[int(row)] == way for row in rows])
-            if own.any():
-                fading = TRACK_WEIGHT * torch.exp(torch.tensor(-fleet.steps / REACH))
-                look.put(slices[own], labels[own], answer.rows(own.to(answer.score.device)), fading)
+    for some in fleets_of(lanes):
+        fleet = _Fleet(scene, some, _key_memories(scene, source, some), plan, prior, source)
+        while len(rows := fleet.next_rows()):
+            slices, labels, answer = fleet.step(rows)
+            for way, look in looks.items():
+                own = torch.tensor([some[int(row)].way == way for row in rows])
+                if own.any():
+                    fading = TRACK_WEIGHT * torch.exp(torch.tensor(-fleet.steps / REACH))
+                    look.put(slices[own], labels[own], answer.rows(own.to(answer.score.device)), fading)
     return looks
+
+
+def fleets_of(lanes: Sequence[Lane]) -> list[list[Lane]]:
+    """Return lanes in groups that go together: as few as may be, alike in size, and in each the lanes alike in length.
+
+    >>> [len(some) for some in fleets_of([Lane(0, 0, range(1, 9))] * 40)]
+    [20, 20]
+    """
+    ordered = sorted(lanes, key=lambda lane: -len(lane.slices))
+    groups = -(-len(ordered) // LANES)
+    size = -(-len(ordered) // max(1, groups))
+    return [ordered[start : start + size] for start in range(0, len(ordered), max(1, size))]
 
 
 def _put_keys(looks: dict[str, Look], source: Look, keys: Sequence[Sequence[int]]) -> None:
@@ -153,7 +170,7 @@ def _key_memories(scene: Scene, source: Look, lanes: Sequence[Lane]) -> Memory:
 
 
 class _Fleet:
-    """All lanes under way, one step at a time.
+    """Lanes that go together, one step at a time.
 
     A slice that is found empty or doubtful never enters memory; a lane stops at its end, or when it has met `PATIENCE`
     slices in a row without its object.
@@ -184,16 +201,12 @@ class _Fleet:
         slices = torch.tensor([self.lanes[int(row)].slices[self.steps] for row in rows])
         labels = self.labels[rows]
         self.steps += 1
-        answer = Decoded.cat([self._recall(*some) for some in _together(rows, slices, labels)])
+        answer = recall(self.scene, slices, labels, self._bank(rows, slices, labels), self.plan)
         seen = answer.presence.sigmoid()
         self.missed[rows] = torch.where(seen.cpu() < SURE, self.missed[rows] + 1, 0)
         good = (seen >= SURE) & (answer.score >= SURE)
         self._remember(rows, slices, answer, good if self.plan.is_careful else torch.ones_like(good))
         return slices, labels, answer
-
-    def _recall(self, rows: Tensor, slices: Tensor, labels: Tensor) -> Decoded:
-        """Return what some lanes see on their slices."""
-        return recall(self.scene, slices, labels, self._bank(rows, slices, labels), self.plan)
 
     def _bank(self, rows: Tensor, slices: Tensor, labels: Tensor) -> list[Memory]:
         on_device = rows.to(self.keys.map.device)
@@ -216,9 +229,7 @@ class _Fleet:
         if good.any():
             if self.plan.excludes:
                 answer = without_rivals(answer, self.source, slices, self.labels[rows])
-            some = _together(slices[good.cpu()], good.nonzero()[:, 0])
-            model, remembered = self.scene.memory_model, self.scene.remembered
-            kept = Memory.cat([model.keep(remembered.rows(where), answer.rows(which)) for where, which in some])
+            kept = self.scene.memory_model.keep(self.scene.remembered.rows(slices[good.cpu()]), answer.rows(good))
             content = replace(
                 content,
                 map=_scattered(kept.map, there),
@@ -226,11 +237,6 @@ class _Fleet:
                 mask=_scattered(kept.mask, there),
             )
         self.tracked = [*self.tracked[-POINTERS + 1 :], content]
-
-
-def _together(*columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Return what lanes take in one batch: long scans have hundreds of lanes."""
-    return zip(*(batched(column, LANES) for column in columns), strict=True)
 
 
 def without_rivals(answer: Decoded, source: Look, slices: Tensor, labels: Tensor) -> Decoded:
