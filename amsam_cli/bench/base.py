@@ -57,6 +57,14 @@ class Foretelling(Protocol):
 
 
 @runtime_checkable
+class Expecting(Protocol):
+    """A fitted method that says of each mask how good it should be."""
+
+    def segment_and_expect(self, query: Query) -> tuple[LabelMap, Mapping[str, float]]:
+        """Return the labels of the scan, and name of label -> the Dice it expects of its mask, where there is one."""
+
+
+@runtime_checkable
 class Choosing(Protocol):
     """A method that may ask for other slices of the scans it was given."""
 

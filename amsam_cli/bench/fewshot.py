@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amsam_cli.bench.base import Choosing, Fitted, Foretelling, Method, Remarked
+from amsam_cli.bench.base import Choosing, Expecting, Fitted, Foretelling, Method, Remarked
 from amsam_cli.bench.claims import claimed
 from amsam_cli.bench.contenders import AVAILABLE_METHODS, load_method
 from amsam_cli.bench.machine import describe_machine
@@ -205,8 +205,13 @@ def _segment_case(name: str, fitted: Fitted, there: Cases) -> CaseResult:
     from amsam_cli.evaluation import evaluate_maps
 
     query = there.query(name)
+    expected: Mapping[str, float] = {}
     with spending() as spent:
-        found = fitted.segment(query)
+        if isinstance(fitted, Expecting):
+            found, expected = fitted.segment_and_expect(query)
+        else:
+            found = fitted.segment(query)
     labels = there.dataset.labels
     report = evaluate_maps(found, query.truth, names=labels, case=name)
-    return CaseResult.of(report, spent, list(labels.values()), there.patient_of(name))
+    scored = CaseResult.of(report, spent, list(labels.values()), there.patient_of(name))
+    return replace(scored, expected=expected)

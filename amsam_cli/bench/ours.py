@@ -18,7 +18,7 @@ from amsam_cli.bench.code import code_of_results
 from amsam_cli.methods.prompts import Detect, Detection
 from amsam_cli.models.base import OnStep, PromptableModel
 from amsam_cli.report import Json
-from amsam_cli.segmentation import Mode, Plan, segment
+from amsam_cli.segmentation import Mode, Plan, Segmentation, segment
 from amsam_cli.version import __version__
 from amsam_cli.volume import LabelMap, Shot, Volume
 
@@ -95,8 +95,16 @@ class AdaptedModel:
 
     def segment(self, query: Query) -> LabelMap:
         """Return the labels of the scan, on its own grid."""
+        return self._answer(query).labels
+
+    def segment_and_expect(self, query: Query) -> tuple[LabelMap, Mapping[str, float]]:
+        """Return the labels of the scan and the Dice to expect of each label that was found."""
+        found, names = self._answer(query), self.adapter.labels
+        return found.labels, {names[value]: round(found.expected_dice[value], 4) for value in found.labels.values()}
+
+    def _answer(self, query: Query) -> Segmentation:
         plan = replace(self.plan, detect=true_boxes(query)) if self.is_shown_boxes else self.plan
-        return segment(query.volume, self.adapter, self.model, plan=plan).labels
+        return segment(query.volume, self.adapter, self.model, plan=plan)
 
 
 def true_boxes(query: Query) -> Detect:

@@ -1,4 +1,4 @@
-"""What amsam promises, read off results: how soon it is nearly as good as it gets, and whether its forecasts hold.
+"""What amsam promises, read off results: how soon it is nearly as good as it gets, and whether what it expects is true.
 
 `--method NAME@STEPS` of `amsam bench fewshot` runs an arm for so many steps; the forecast of each run is in its result.
 """
@@ -70,6 +70,39 @@ def forecast_table(results: Sequence[Result]) -> str:
         lines.append([*where, f"{expected:.3f}", f"{true:.3f}"])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{table}\n\n{_correlation([row[2] for row in rows], [row[3] for row in rows])}"
+
+
+def expectation_table(results: Sequence[Result]) -> str:
+    """Return Markdown: how the Dice expected of single masks goes with what they have, for each set and over all.
+
+    Masks of a label that is not there count with a Dice of 0.
+
+    >>> expectation_table([])
+    'No result says what it expected of its masks yet.'
+    """
+    pairs: dict[tuple[str, str, int], list[tuple[float, float]]] = defaultdict(list)
+    for result in results:
+        for case in result.cases:
+            for label, expected in case.expected.items():
+                true = case.scores.get(label, {}).get("dice")
+                pairs[result.method, result.set, result.shots].append((expected, true or 0.0))
+    if not pairs:
+        return "No result says what it expected of its masks yet."
+    lines = ["| Method | Set | Shots | Masks | Expected | True | Error | Spearman |", "| --- | --- | " + "---: | " * 6]
+    for method in dict.fromkeys(method for method, _, _ in pairs):
+        own = {key: found for key, found in pairs.items() if key[0] == method}
+        rows = [*own.items(), ((method, "all", 0), [pair for found in own.values() for pair in found])]
+        lines += [_expectation(*key, *zip(*found, strict=True)) for key, found in rows]
+    return "\n".join(line.strip() for line in lines)
+
+
+def _expectation(method: str, where: str, shots: int, expected: Sequence[float], true: Sequence[float]) -> str:
+    """Return a row of the table of expectations."""
+    varies = len(true) > 2 and np.ptp(expected) > 0 and np.ptp(true) > 0
+    ranks = f"{stats.spearmanr(expected, true).statistic:.2f}" if varies else "–"
+    error = float(np.abs(np.subtract(expected, true)).mean())
+    means = f"{np.mean(expected):.3f} | {np.mean(true):.3f}"
+    return f"| {method} | {where} | {shots or '–'} | {len(true)} | {means} | {error:.3f} | {ranks} |"
 
 
 def _correlation(expected: Sequence[float], true: Sequence[float]) -> str:

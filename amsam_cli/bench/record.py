@@ -49,6 +49,7 @@ class CaseResult:
         scores: label -> metric -> value; None where the label is absent in both maps.
         patient: whose scan it is; "" where every scan is another patient's.
         cpu_s: of the processor, whatever else it had to do meanwhile; 0 where it was not measured.
+        expected: label -> the Dice that the method expected of its mask; empty where it said nothing.
     """
 
     case: str
@@ -56,6 +57,7 @@ class CaseResult:
     scores: Mapping[str, Mapping[str, float | None]]
     patient: str = ""
     cpu_s: float = 0.0
+    expected: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, report: Report, spent: Spent, labels: Sequence[str], patient: str = "") -> Self:

@@ -240,12 +240,13 @@ def forecast_command(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show whether leave-one-out forecasts hold: each beside the Dice on new patients, and their correlation."""
+    """Show whether forecasts hold, and what was expected of each mask: beside the truth, and how they correlate."""
     screen = Screen(verbose, quiet, as_json)
-    from amsam_cli.bench.promises import forecast_table
+    from amsam_cli.bench.promises import expectation_table, forecast_table
     from amsam_cli.bench.record import read_results
 
-    _show(forecast_table(read_results(results)), screen)
+    found = read_results(results)
+    _show(f"{forecast_table(found)}\n\n{expectation_table(found)}", screen)
 
 
 @bench_app.command("readme")

@@ -136,6 +136,16 @@ def test_forecast_is_given_by_the_names_of_labels(method):
     assert fitted.notes == ("learned from scan_0.nii.gz:4, scan_1.nii.gz:4",)
 
 
+def test_masks_come_with_the_dice_to_expect(method):
+    shots = [ball_shot(0), ball_shot(1)]
+    fitted = replace(method, config=AdapterConfig(steps=0)).fit(shots, seed=0)
+
+    found, expected = fitted.segment_and_expect(Query(shots[0].scan(), shots[0].labels))
+
+    assert {found.names[value] for value in found.values()} == expected.keys()
+    assert all(0 < dice <= 1 for dice in expected.values())
+
+
 @pytest.mark.parametrize("choice", ["chosen", "suggested"])
 def test_slices_are_asked_for_in_the_same_scans(method, choice, tmp_path):
     for seed in (0, 1):

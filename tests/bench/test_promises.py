@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from amsam_cli.bench.promises import convergence_table, forecast_table
+from amsam_cli.bench.promises import convergence_table, expectation_table, forecast_table
 from amsam_cli.bench.record import CaseResult, Result
 
 
@@ -35,3 +35,16 @@ def test_forecasts_stand_beside_the_truth():
 
 def test_two_forecasts_are_not_correlated():
     assert "too few to correlate" in forecast_table([result("amsam", 0.5, expected=0.4)])
+
+
+def test_what_was_expected_of_masks_stands_beside_the_truth():
+    def run(seed: int, *, expected: float, dice: float | None) -> Result:
+        case = CaseResult("scan", 1.0, {"organ": {"dice": dice}}, expected={"organ": expected})
+        return Result("set", 4, seed, "amsam", "1", {}, ("a:1",), ("b",), cases=(case,))
+
+    runs = [run(0, expected=0.5, dice=0.4), run(1, expected=0.7, dice=0.9), run(2, expected=0.3, dice=None)]
+
+    lines = expectation_table(runs).splitlines()
+
+    assert "| amsam | set | 4 | 3 | 0.500 | 0.433 | 0.200 | 1.00 |" in lines
+    assert lines[-1].startswith("| amsam | all | – | 3 |")
