@@ -47,15 +47,16 @@ class Forecast:
 
     @property
     def helps(self) -> bool:
-        """Whether tuning is kept: its gain, over patients, is no smaller than the standard error of that gain.
+        """Whether tuning is kept: there is a gain, over patients, no smaller than the standard error of that gain.
 
         Of two patients, it must have harmed neither. Where the refits were handicapped the doubt is on its side: it is
         kept unless it cost more than that error.
         """
-        if len(self.gains) < 2:
-            return not self.gains or self.gains[0] >= 0
-        error = float(np.std(self.gains, ddof=1)) / math.sqrt(len(self.gains))
-        return float(np.mean(self.gains)) >= (-error if self.is_handicapped else error)
+        if not self.gains:
+            return True
+        gain = float(np.mean(self.gains))
+        error = float(np.std(self.gains, ddof=1)) / math.sqrt(len(self.gains)) if len(self.gains) > 1 else 0.0
+        return gain >= -error if self.is_handicapped else gain > 0 and gain >= error
 
 
 def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: OnStep) -> Forecast | None:

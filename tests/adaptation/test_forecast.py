@@ -15,6 +15,9 @@ from amsam_cli.adaptation.forecast import Forecast, _gains
         ((0.1, 0.05, -0.02, 0.08), True),
         ((0.4, -0.3, 0.3, -0.2), False),  # a coin toss
         ((-0.1, -0.1), False),
+        ((0.0, 0.0), False),  # nothing was found with or without
+        ((0.1,), True),
+        ((0.0,), False),
     ],
 )
 def test_tuning_helps_where_its_gain_exceeds_its_standard_error(gains: tuple[float, ...], helps: bool):
@@ -24,6 +27,7 @@ def test_tuning_helps_where_its_gain_exceeds_its_standard_error(gains: tuple[flo
 def test_doubt_falls_to_tuning_where_its_refits_were_handicapped():
     assert Forecast({1: 0.5}, {1: 0.5}, (0.2, -0.1), is_handicapped=True).helps
     assert not Forecast({1: 0.5}, {1: 0.5}, (0.2, -0.1)).helps
+    assert Forecast({1: 0.0}, {1: 0.0}, (0.0, 0.0), is_handicapped=True).helps
     assert not Forecast({1: 0.5}, {1: 0.5}, (-0.2, -0.1), is_handicapped=True).helps
 
 
