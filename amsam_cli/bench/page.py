@@ -11,13 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from amsam_cli.bench.ranking import Column, column_of, columns_of, duel_table, grid, mean_text, rank, summary_of
+from amsam_cli.bench.ranking import Column, column_of, columns_of, dice_grid, duel_table, rank, summary_of
 from amsam_cli.bench.record import Result
 from amsam_cli.errors import InputError
 from amsam_cli.io.atomic import atomic_path
 from amsam_cli.report.files import write_text
 
-BEGIN, END = "<!-- amsam bench readme: begin -->", "<!-- amsam bench readme: end -->"
+
+def markers(name: str = "") -> tuple[str, str]:
+    """Return the lines between which a table stands; a page of several has a name for each.
+
+    >>> markers("memory")
+    ('<!-- amsam bench readme memory: begin -->', '<!-- amsam bench readme memory: end -->')
+    """
+    whose = " ".join(["amsam bench readme", *filter(None, [name])])
+    return f"<!-- {whose}: begin -->", f"<!-- {whose}: end -->"
 
 
 def newest(results: Sequence[Result]) -> list[Result]:
@@ -35,7 +43,7 @@ def fragment(results: Sequence[Result], *, folder: str) -> str:
         results: of the versions to show.
         folder: of results, as the command names it.
     """
-    parts = [grid("Dice, mean [95 % interval]", results, lambda cell: mean_text(cell, "dice", ""))]
+    parts = [dice_grid(results)]
     duels = rank(results)
     if duels:
         parts.append(duel_table(duels))
@@ -53,8 +61,13 @@ def _origin(results: Sequence[Result], folder: str) -> str:
     return f"Measured on {span} on {'; '.join(machines)} by\n\n```text\n{command}\n```"
 
 
-def fill(page: Path, text: str) -> None:
+def fill(page: Path, text: str, name: str = "") -> None:
     """Put a text between the markers of a page, in place of what stood there.
+
+    Args:
+        page: Markdown.
+        text: what is to stand there.
+        name: of the markers.
 
     Raises:
         InputError: the page cannot be read or written, or lacks the markers.
@@ -63,11 +76,12 @@ def fill(page: Path, text: str) -> None:
         content = page.read_text(encoding="utf-8")
     except OSError as err:
         raise InputError(f"'{page}' cannot be read: {err}.", "Give a Markdown file.") from err
-    before, begin, rest = content.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = markers(name)
+    before, begin, rest = content.partition(first)
+    _, end, after = rest.partition(last)
     if not (begin and end):
-        raise InputError(f"'{page}' lacks the lines '{BEGIN}' and '{END}'.", "Put both where the table belongs.")
-    write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", page)
+        raise InputError(f"'{page}' lacks the lines '{first}' and '{last}'.", "Put both where the table belongs.")
+    write_text(f"{before}{first}\n\n{text}\n\n{last}{after}", page)
 
 
 def write_plot(results: Sequence[Result], path: Path) -> None:

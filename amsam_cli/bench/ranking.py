@@ -36,7 +36,7 @@ def table(results: Sequence[Result]) -> str:
     if not results:
         return "No results yet."
     parts = [
-        grid("Dice, mean [95 % interval]", results, lambda cell: mean_text(cell, "dice", "")),
+        dice_grid(results),
         grid("HD95, mean [95 % interval]", results, lambda cell: mean_text(cell, "hd95_mm", cell[0].unit)),
         grid("Seconds to learn + seconds a scan, of the processor where it was measured", results, _seconds),
     ]
@@ -44,6 +44,25 @@ def table(results: Sequence[Result]) -> str:
     if duels:
         parts.append(duel_table(duels))
     return "\n\n".join(parts)
+
+
+def dice_grid(results: Sequence[Result]) -> str:
+    """Return Dice with intervals as Markdown; below the sets, for each shot count, the mean of those of all sets.
+
+    A method that has not run on all of them has no such mean.
+    """
+    columns = columns_of(results)
+    lines = [grid("Dice, mean [95 % interval]", results, lambda cell: mean_text(cell, "dice", ""))]
+    for shots in sorted({result.shots for result in results}):
+        here = [result for result in results if result.shots == shots]
+        sets = sorted({result.set for result in here})
+        cells = [[[r for r in here if (r.set, column_of(r)) == (name, column)] for name in sets] for column in columns]
+        means = [np.mean([summary_of(cell, "dice").mean or 0.0 for cell in row]) if all(row) else None for row in cells]
+        scans = max(sum(len(result.cases) for cell in row for result in cell) for row in cells)
+        texts = ["–" if mean is None else number_text(float(mean), "") for mean in means]
+        if len(sets) > 1:
+            lines.append(f"| **mean of {len(sets)} sets** | {shots} | {scans} | {' | '.join(texts)} |")
+    return "\n".join(lines)
 
 
 def grid(title: str, results: Sequence[Result], text: Callable[[list[Result]], str]) -> str:

@@ -22,6 +22,7 @@ Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of results;
 Methods = Annotated[
     list[str] | None, typer.Option("--method", help="Repeatable; a name that amsam bench methods lists.")
 ]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Only this set; may be repeated.")]
 Seeds = Annotated[list[int] | None, typer.Option("--seed", min=0, help="Draw; repeatable; all if left out.")]
 Folds = Annotated[list[int] | None, typer.Option("--fold", min=0, max=3, help="Repeatable; all four if left out.")]
 Shots = Annotated[list[int] | None, typer.Option("-k", "--shots", min=1, help="Repeatable; 1 and 5 if left out.")]
@@ -50,7 +51,7 @@ def methods_command(verbose: Verbose = False, quiet: Quiet = False, as_json: AsJ
 def fewshot_command(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of data sets: SET/images and SET/labels.")],
     output: Output,
-    sets: Annotated[list[str] | None, typer.Option("--set", help="Only this set; may be repeated.")] = None,
+    sets: Sets = None,
     shots: Annotated[
         list[int] | None, typer.Option("-k", "--shots", min=1, help="Repeatable; 1 and 4 if left out.")
     ] = None,
@@ -201,7 +202,7 @@ def _run_protocol(
 def table_command(
     results: Results,
     methods: Methods = None,
-    sets: Annotated[list[str] | None, typer.Option("--set", help="Only this set; may be repeated.")] = None,
+    sets: Sets = None,
     newest: Annotated[bool, typer.Option("--newest", help="Only the newest version of each method.")] = False,
     plot: Plot = None,
     verbose: Verbose = False,
@@ -254,6 +255,8 @@ def readme_command(
     results: Results,
     page: Annotated[Path, typer.Argument(metavar="PAGE", help="Markdown file with the two markers.")],
     methods: Methods = None,
+    sets: Sets = None,
+    name: Annotated[str, typer.Option(help="Of the markers, where a page has several tables.")] = "",
     plot: Plot = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -265,7 +268,8 @@ def readme_command(
     from amsam_cli.bench.record import read_results
 
     found = [each for each in newest(read_results(results)) if not methods or each.method in methods]
-    fill(page, fragment(found, folder=results.as_posix()))
+    found = [each for each in found if not sets or each.set in sets]
+    fill(page, fragment(found, folder=results.as_posix()), name)
     if plot:
         write_plot(found, plot)
     screen.say(f"{len(found)} results are in {page}")

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from amsam_cli.bench.page import BEGIN, END, fill, fragment, newest, write_plot
+from amsam_cli.bench.page import fill, fragment, markers, newest, write_plot
 from amsam_cli.errors import InputError
 from tests.bench.test_ranking import result
 
+BEGIN, END = markers()
 DATED = replace(
     result("unet", [0.5, 0.7]), date="2026-11-24T10:00:00+00:00", machine="2 processor cores (x86_64), no GPU"
 )
@@ -39,6 +40,16 @@ def test_fill_replaces_what_stood_between_the_markers(tmp_path):
     fill(page, "newer")
 
     assert page.read_text() == f"# Title\n\n{BEGIN}\n\nnewer\n\n{END}\n\nafter\n"
+
+
+def test_each_table_of_a_page_has_markers_of_its_own(tmp_path):
+    page = tmp_path / "README.md"
+    begin, end = markers("memory")
+    page.write_text(f"{BEGIN}\none\n{END}\n{begin}\nother\n{end}\n")
+
+    fill(page, "new", "memory")
+
+    assert page.read_text() == f"{BEGIN}\none\n{END}\n{begin}\n\nnew\n\n{end}\n"
 
 
 def test_page_without_markers_is_refused_and_left_alone(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from amsam_cli.bench.ranking import rank, table
+from amsam_cli.bench.ranking import dice_grid, rank, table
 from amsam_cli.bench.record import UNDER_TRAINED, CaseResult, Result
 
 
@@ -37,6 +37,16 @@ def test_table_shows_mean_and_interval():
     cells = rows(table([result("unet", [0.5, 0.5, 0.5])]), "Dice")[2]
 
     assert cells[3] == "0.500 [0.500, 0.500]"
+
+
+def test_table_shows_the_mean_of_all_sets_where_a_method_has_run_on_all():
+    easy, hard = [replace(result("unet", [dice, dice]), set=name) for name, dice in (("easy", 0.9), ("hard", 0.2))]
+    only_easy = replace(result("forest", [0.7, 0.8]), set="easy")
+
+    last = dice_grid([easy, hard, only_easy]).splitlines()[-1]
+
+    assert last == "| **mean of 2 sets** | 4 | 4 | 0.550 | – |"
+    assert "mean of" not in dice_grid([easy])
 
 
 def test_table_shows_distances_with_their_unit():

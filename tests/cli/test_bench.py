@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amsam_cli.bench.page import BEGIN, END
+from amsam_cli.bench.page import markers
 from amsam_cli.bench.speed import Work
 from tests.bench.test_episodes import Invented, LeftHalf
 from tests.bench.test_ranking import result
@@ -91,9 +91,9 @@ def test_bench_table_keeps_versions_apart(amsam, tmp_path):
 def test_bench_readme_fills_the_page(amsam, tmp_path):
     result("unet", [0.5, 0.75]).write(tmp_path / "results")
     page = tmp_path / "page.md"
-    page.write_text(f"{BEGIN}\n{END}\n")
+    page.write_text("\n".join(markers("arms")))
 
-    ran = amsam("bench", "readme", tmp_path / "results", page)
+    ran = amsam("bench", "readme", tmp_path / "results", page, "--name", "arms", "--set", "toy")
 
     assert ran.code == 0
     assert "0.625 [" in page.read_text()
