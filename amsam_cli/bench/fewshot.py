@@ -41,6 +41,7 @@ class Selection:
         seeds: of the draws.
         methods: names of `AVAILABLE_METHODS`, or methods of one's own.
         device: "auto", "cpu", "cuda", …
+        model: of the methods on amsam's models, as `amsam adapt --model` takes it; None = the built-in one.
     """
 
     sets: Sequence[str] = ()
@@ -48,6 +49,7 @@ class Selection:
     seeds: Sequence[int] = SEEDS
     methods: Sequence[str | Method] = ("amsam", "unet")
     device: str = "auto"
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +133,8 @@ def _tasks(data: Path, selection: Selection, splits: Mapping[str, DataSet]) -> l
 
     device = str(choose_device(selection.device))
     sets = _chosen_sets(data, selection.sets, splits)
-    methods = [load_method(each, device) if isinstance(each, str) else each for each in selection.methods]
+    model = selection.model
+    methods = [load_method(each, device, model=model) if isinstance(each, str) else each for each in selection.methods]
     for dataset in sets:
         for count in sorted(count for count in selection.shots if count > dataset.most_shots):
             log.warning("'%s' has no draw of %d shots; left out. It has %d.", dataset.name, count, dataset.most_shots)

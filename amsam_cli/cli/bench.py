@@ -57,6 +57,7 @@ def fewshot_command(
     ] = None,
     seeds: Seeds = None,
     methods: Methods = None,
+    model: Model = None,
     plot: Plot = None,
     device: Device = "auto",
     verbose: Verbose = False,
@@ -68,7 +69,7 @@ def fewshot_command(
     from amsam_cli.bench.fewshot import Selection, run_fewshot
     from amsam_cli.bench.splits import SEEDS
 
-    selection = Selection(sets or (), shots or (1, 4), seeds or SEEDS, methods or ("amsam", "unet"), device)
+    selection = Selection(sets or (), shots or (1, 4), seeds or SEEDS, methods or ("amsam", "unet"), device, model)
     with screen.progress() as on_step:
         results = run_fewshot(data, output, selection, on_step=on_step)
     _print_results(results, output, plot, screen)
@@ -85,6 +86,7 @@ def folder_command(
     ] = None,
     seeds: Seeds = None,
     methods: Methods = None,
+    model: Model = None,
     queries: Annotated[int | None, typer.Option(min=1, help="Pictures to segment; all others if left out.")] = None,
     plot: Plot = None,
     device: Device = "auto",
@@ -102,7 +104,7 @@ def folder_command(
     results: list[Result] = []
     for place in folders.find_picture_sets(data):
         drawn = folders.draw_pictures(place, shots=counts, seeds=draws, queries=queries)
-        selection = Selection([drawn.name], counts, draws, methods or ("amsam", "unet"), device)
+        selection = Selection([drawn.name], counts, draws, methods or ("amsam", "unet"), device, model)
         with screen.progress() as on_step:
             splits = {drawn.name: drawn}
             results += run_fewshot(place.resolve().parent, output, selection, splits=splits, on_step=on_step)

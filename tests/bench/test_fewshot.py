@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from amsam_cli.bench import fewshot
 from amsam_cli.bench.base import Query
 from amsam_cli.bench.claims import claimed
 from amsam_cli.bench.fewshot import AVAILABLE_METHODS, Selection, read_results, run_fewshot
@@ -179,6 +180,27 @@ def test_result_keeps_what_a_method_says_of_itself(data, splits, selection, orac
 
     assert not result.is_fair
     assert Result.read(tmp_path / "out" / result.place).notes == ("under-trained",)
+
+
+def test_result_keeps_what_was_expected_of_each_mask(data, splits, selection, oracle, tmp_path):
+    def expecting(query):
+        return oracle.segment(query), {"bright": 0.75}
+
+    oracle.segment_and_expect = expecting
+
+    result = run_fewshot(data, tmp_path / "out", selection, splits=splits)[0]
+
+    assert [case.expected for case in result.cases] == [{"bright": 0.75}] * len(result.cases)
+    assert read_results(tmp_path / "out")[0].cases == result.cases
+
+
+def test_methods_are_loaded_with_the_model_asked_for(data, splits, selection, oracle, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(fewshot, "load_method", lambda name, device, model: asked.append((name, model)) or oracle)
+
+    run_fewshot(data, tmp_path, replace(selection, methods=["amsam"], model="sam2.1-tiny"), splits=splits)
+
+    assert asked == [("amsam", "sam2.1-tiny")]
 
 
 def test_result_says_what_it_ran_on_without_a_name(data, splits, selection, tmp_path):

@@ -136,6 +136,17 @@ def test_forecast_is_given_by_the_names_of_labels(method):
     assert fitted.notes == ("learned from scan_0.nii.gz:4, scan_1.nii.gz:4",)
 
 
+def test_another_model_is_another_column(tmp_path):
+    weights = tmp_path / "trained.safetensors"
+    weights.write_bytes(b"other weights")
+
+    usual, other = (load_method("amsam-in-context", model=model) for model in (None, f"builtin={weights}"))
+
+    assert other.settings["model"] == "builtin"
+    assert other.version.rpartition("-")[0] == usual.version.rpartition("-")[0]
+    assert other.version != usual.version
+
+
 def test_masks_come_with_the_dice_to_expect(method):
     shots = [ball_shot(0), ball_shot(1)]
     fitted = replace(method, config=AdapterConfig(steps=0)).fit(shots, seed=0)
