@@ -50,13 +50,15 @@ class Forecast:
         """Whether tuning is kept: there is a gain, over patients, no smaller than the standard error of that gain.
 
         Of two patients, it must have harmed neither. Where the refits were handicapped the doubt is on its side: it is
-        kept unless it cost more than that error.
+        kept unless it cost more than that error, or they found nothing at all.
         """
         if not self.gains:
             return True
         gain = float(np.mean(self.gains))
         error = float(np.std(self.gains, ddof=1)) / math.sqrt(len(self.gains)) if len(self.gains) > 1 else 0.0
-        return gain >= -error if self.is_handicapped else gain > 0 and gain >= error
+        if self.is_handicapped:
+            return gain >= -error and any(self.tuned.values())
+        return gain > 0 and gain >= error
 
 
 def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: OnStep) -> Forecast | None:

@@ -21,7 +21,7 @@ from amsam_cli.segmentation.scene import ROWS, Scene, batched
 
 POINTERS = 15
 """SAM 2 attends to the maps of the last six slices and to the pointers of the last fifteen."""
-LANES = 32
+LANES = 8
 """Lanes under way at once: a long scan has hundreds, and each keeps its last memories."""
 PATIENCE = 3
 """Slices in a row without the object after which a lane stops."""
@@ -135,7 +135,7 @@ def fleets_of(lanes: Sequence[Lane]) -> list[list[Lane]]:
     """Return lanes in groups that go together: as few as may be, alike in size, and in each the lanes alike in length.
 
     >>> [len(some) for some in fleets_of([Lane(0, 0, range(1, 9))] * 40)]
-    [20, 20]
+    [8, 8, 8, 8, 8]
     """
     ordered = sorted(lanes, key=lambda lane: -len(lane.slices))
     groups = -(-len(ordered) // LANES)

@@ -27,7 +27,8 @@ def test_tuning_helps_where_its_gain_exceeds_its_standard_error(gains: tuple[flo
 def test_doubt_falls_to_tuning_where_its_refits_were_handicapped():
     assert Forecast({1: 0.5}, {1: 0.5}, (0.2, -0.1), is_handicapped=True).helps
     assert not Forecast({1: 0.5}, {1: 0.5}, (0.2, -0.1)).helps
-    assert Forecast({1: 0.0}, {1: 0.0}, (0.0, 0.0), is_handicapped=True).helps
+    assert Forecast({1: 0.3, 2: 0.0}, {1: 0.3, 2: 0.0}, (0.0, 0.0), is_handicapped=True).helps
+    assert not Forecast({1: 0.0}, {1: 0.0}, (0.0, 0.0), is_handicapped=True).helps
     assert not Forecast({1: 0.5}, {1: 0.5}, (-0.2, -0.1), is_handicapped=True).helps
 
 
