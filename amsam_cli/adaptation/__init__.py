@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -187,12 +188,9 @@ def _sight(lesson: Lesson, scene: Scene, learned: Learned) -> Sight:
 
 def _weighed(adapter: Adapter, expected: Forecast) -> Adapter:
     """Return an adapter whose looks count by what refits said of the shots they were kept from."""
-    sights = [
-        weigh(sight, evidence)
-        for sight, evidence in zip((adapter.whole, adapter.zoomed), expected.evidence, strict=False)
-        if sight
-    ]
-    return replace(adapter, whole=sights[0], zoomed=sights[1] if len(sights) > 1 else None) if sights else adapter
+    scales = zip(adapter.sights.items(), expected.evidence, strict=False)
+    weighed: dict[str, Any] = {scale: weigh(sight, evidence) for (scale, sight), evidence in scales}
+    return replace(adapter, **weighed)
 
 
 def _untuned(lesson: Lesson) -> Lesson:

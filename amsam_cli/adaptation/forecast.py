@@ -37,6 +37,8 @@ class Forecast:
         gains: what tuning brought to each patient held out, as the mean over its shots and labels.
         is_handicapped: whether the refits learned from half of the shots in half of the steps, as they do where all
             weights are tuned: then their gains are less than what the whole fit brings.
+        evidence: what looks tuned without them say of the shots, for each scale and label, None of labels that no other
+            shot shows; empty where the encoder is frozen.
     """
 
     tuned: Mapping[int, float]
@@ -92,8 +94,8 @@ def _look_ahead(lesson: Lesson, adapter: Adapter, held_out: Sequence[int]) -> li
     """Return what an adapter's looks say of the shots held out, for each scale and label."""
     apart = lesson.only(held_out)
     with adapter.attach(lesson.model):
-        both = zip(apart.examples(), (adapter.whole, adapter.zoomed), strict=True)
-        return [look_ahead(lesson, adapter, sight, examples) for examples, sight in both if examples and sight]
+        scales = zip(adapter.sights.values(), apart.examples(), strict=False)
+        return [look_ahead(lesson, adapter, sight, examples) for sight, examples in scales]
 
 
 def _joined(folds: Sequence[Sequence[Sequence[Evidence | None]]]) -> tuple[tuple[Evidence | None, ...], ...]:

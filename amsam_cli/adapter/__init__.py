@@ -214,6 +214,11 @@ class Adapter:
     reader: Backbone | None = None
 
     @property
+    def sights(self) -> dict[str, Sight]:
+        """What the shots taught, by the name of the scale, which is that of the attribute."""
+        return {"whole": self.whole} | ({"zoomed": self.zoomed} if self.zoomed else {})
+
+    @property
     def sha256(self) -> str:
         """The hash of all that decides a mask: not of the timings."""
         digest = hashlib.sha256(json.dumps(_describe(self), sort_keys=True).encode())
@@ -299,7 +304,7 @@ def _restore_changes(lora: dict[str, Tensor], others: dict[str, Tensor]) -> Chan
 
 def _memory_tensors(adapter: Adapter) -> dict[str, Tensor]:
     tensors = {"dense": adapter.dense}
-    for scale, sight in _sights(adapter).items():
+    for scale, sight in adapter.sights.items():
         bank = sight.bank
         tensors |= {
             f"{scale}.maps": bank.maps,
@@ -316,11 +321,6 @@ def _memory_tensors(adapter: Adapter) -> dict[str, Tensor]:
             tensors |= {f"{scale}.mirror.{number}": level for number, level in enumerate(levels)}
             tensors |= {f"{scale}.mirror.masks": sight.mirror.masks, f"{scale}.mirror.places": sight.mirror.places}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _sights(adapter: Adapter) -> dict[str, Sight]:
-    """Return what was learned by the name of its scale."""
-    return {"whole": adapter.whole} | ({"zoomed": adapter.zoomed} if adapter.zoomed else {})
 
 
 def _restore_sight(scale: str, about: dict[str, Any], memories: dict[str, Tensor]) -> Sight:
@@ -369,7 +369,7 @@ def _describe(adapter: Adapter) -> dict[str, Any]:
                 "blends": [asdict(each) for each in sight.blends],
                 "gauges": [asdict(each) for each in sight.gauges],
             }
-            for scale, sight in _sights(adapter).items()
+            for scale, sight in adapter.sights.items()
         },
         "shots": list(record.shots),
         "forecast": None if record.forecast is None else {str(v): round(d, 4) for v, d in record.forecast.items()},

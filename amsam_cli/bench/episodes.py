@@ -22,7 +22,7 @@ from amsam_cli.bench.claims import claimed
 from amsam_cli.bench.machine import describe_machine
 from amsam_cli.bench.voc import IGNORED, EpisodeSource
 from amsam_cli.errors import InputError
-from amsam_cli.report import Json, read_json, write_json
+from amsam_cli.report import Json, markdown_rows, read_json, write_json
 from amsam_cli.volume import Geometry, LabelMap, Shot, Volume
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ def episode_table(results: Sequence[EpisodeResult]) -> str:
         cells = [_percent(by_fold[fold].miou) if fold in by_fold else "–" for fold in folds]
         means = [_percent(float(np.mean([getattr(r, what) for r in row]))) for what in ("miou", "fb_iou")]
         lines.append([f"{method} {version}", str(shots), *cells, *means, str(sum(result.done for result in row))])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_rows(lines)
 
 
 def _percent(share: float) -> str:

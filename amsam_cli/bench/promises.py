@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from amsam_cli.bench.record import Result
+from amsam_cli.report import markdown_rows
 from amsam_cli.report.scores import macro_mean
 
 NEARLY = 0.95
@@ -44,7 +45,7 @@ def convergence_table(results: Sequence[Result]) -> str:
         enough = [steps for steps, value in dice.items() if value >= NEARLY * dice[max(dice)]]
         cells = [f"{dice[steps]:.3f}" if steps in dice else "–" for steps in counts]
         lines.append([name, str(len(draws)), *cells, str(enough[0])])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_rows(lines)
 
 
 def forecast_table(results: Sequence[Result]) -> str:
@@ -68,7 +69,7 @@ def forecast_table(results: Sequence[Result]) -> str:
     for result, label, expected, true in rows:
         where = [result.set, str(result.shots), str(result.seed), result.method, label]
         lines.append([*where, f"{expected:.3f}", f"{true:.3f}"])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = markdown_rows(lines)
     return f"{table}\n\n{_correlation([row[2] for row in rows], [row[3] for row in rows])}"
 
 
@@ -88,21 +89,24 @@ def expectation_table(results: Sequence[Result]) -> str:
                 pairs[result.method, result.set, result.shots].append((expected, true or 0.0))
     if not pairs:
         return "No result says what it expected of its masks yet."
-    lines = ["| Method | Set | Shots | Masks | Expected | True | Error | Spearman |", "| --- | --- | " + "---: | " * 6]
+    lines = [
+        ["Method", "Set", "Shots", "Masks", "Expected", "True", "Error", "Spearman"],
+        ["---", "---", *["---:"] * 6],
+    ]
     for method in dict.fromkeys(method for method, _, _ in pairs):
         own = {key: found for key, found in pairs.items() if key[0] == method}
         rows = [*own.items(), ((method, "all", 0), [pair for found in own.values() for pair in found])]
         lines += [_expectation(*key, *zip(*found, strict=True)) for key, found in rows]
-    return "\n".join(line.strip() for line in lines)
+    return markdown_rows(lines)
 
 
-def _expectation(method: str, where: str, shots: int, expected: Sequence[float], true: Sequence[float]) -> str:
+def _expectation(method: str, where: str, shots: int, expected: Sequence[float], true: Sequence[float]) -> list[str]:
     """Return a row of the table of expectations."""
     varies = len(true) > 2 and np.ptp(expected) > 0 and np.ptp(true) > 0
     ranks = f"{stats.spearmanr(expected, true).statistic:.2f}" if varies else "–"
     error = float(np.abs(np.subtract(expected, true)).mean())
-    means = f"{np.mean(expected):.3f} | {np.mean(true):.3f}"
-    return f"| {method} | {where} | {shots or '–'} | {len(true)} | {means} | {error:.3f} | {ranks} |"
+    means = [f"{np.mean(expected):.3f}", f"{np.mean(true):.3f}"]
+    return [method, where, str(shots or "–"), str(len(true)), *means, f"{error:.3f}", ranks]
 
 
 def _correlation(expected: Sequence[float], true: Sequence[float]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from amsam_cli.bench.contenders import AVAILABLE_METHODS
 from amsam_cli.bench.record import Result, joined
 from amsam_cli.evaluation import compare
-from amsam_cli.report import Difference, Report, Score, Summary
+from amsam_cli.report import Difference, Report, Score, Summary, markdown_rows
 from amsam_cli.report.scores import number_text
 
 Column = tuple[str, str]
@@ -49,20 +49,20 @@ def table(results: Sequence[Result]) -> str:
 def dice_grid(results: Sequence[Result]) -> str:
     """Return Dice with intervals as Markdown; below the sets, for each shot count, the mean of those of all sets.
 
-    A method that has not run on all of them has no such mean.
+    A method that has not run on all of them has no such mean; where none has, there is no such row.
     """
     columns = columns_of(results)
-    lines = [grid("Dice, mean [95 % interval]", results, lambda cell: mean_text(cell, "dice", ""))]
+    parts = [grid("Dice, mean [95 % interval]", results, lambda cell: mean_text(cell, "dice", ""))]
     for shots in sorted({result.shots for result in results}):
         here = [result for result in results if result.shots == shots]
         sets = sorted({result.set for result in here})
         cells = [[[r for r in here if (r.set, column_of(r)) == (name, column)] for name in sets] for column in columns]
         means = [np.mean([summary_of(cell, "dice").mean or 0.0 for cell in row]) if all(row) else None for row in cells]
-        scans = max(sum(len(result.cases) for cell in row for result in cell) for row in cells)
-        texts = ["–" if mean is None else number_text(float(mean), "") for mean in means]
-        if len(sets) > 1:
-            lines.append(f"| **mean of {len(sets)} sets** | {shots} | {scans} | {' | '.join(texts)} |")
-    return "\n".join(lines)
+        if len(sets) > 1 and any(mean is not None for mean in means):
+            scans = max(sum(len(result.cases) for cell in row for result in cell) for row in cells)
+            texts = ["–" if mean is None else number_text(float(mean), "") for mean in means]
+            parts.append(markdown_rows([[f"**mean of {len(sets)} sets**", str(shots), str(scans), *texts]]))
+    return "\n".join(parts)
 
 
 def grid(title: str, results: Sequence[Result], text: Callable[[list[Result]], str]) -> str:
@@ -77,7 +77,7 @@ def grid(title: str, results: Sequence[Result], text: Callable[[list[Result]], s
         scans = max(sum(len(each.cases) for each in cell) for cell in cells)
         filled = [_noted(text(cell), cell, most) if cell else "–" for cell in cells]
         lines.append([name, str(shots), str(scans), *filled])
-    return "\n".join([f"**{title}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
+    return f"**{title}**\n\n{markdown_rows(lines)}"
 
 
 def column_of(result: Result) -> Column:
@@ -244,7 +244,7 @@ def duel_table(duels: Sequence[Duel]) -> str:
         p_values = [_p_text(row.p_value), _p_text(duel.p_holm)]
         lines.append([str(duel.shots), *names, str(row.n), change, *p_values, f"{row.effect:+.2f}"])
     title = "**The ranking's paired tests** (Wilcoxon's signed ranks over patients; effect: rank-biserial correlation)"
-    return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines)])
+    return f"{title}\n\n{markdown_rows(lines)}"
 
 
 def _p_text(p_value: float | None) -> str:

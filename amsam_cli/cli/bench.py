@@ -216,9 +216,13 @@ def table_command(
     from amsam_cli.bench import page
     from amsam_cli.bench.record import read_results
 
-    found = [each for each in read_results(results) if not sets or each.set in sets]
-    found = [each for each in found if not methods or each.method in methods]
+    found = _chosen(read_results(results), methods, sets)
     _print_results(page.newest(found) if newest else found, results, plot, screen)
+
+
+def _chosen(results: Sequence[Result], methods: Sequence[str] | None, sets: Sequence[str] | None) -> list[Result]:
+    """Return the results of some methods on some sets; of all where none is named."""
+    return [r for r in results if (not methods or r.method in methods) and (not sets or r.set in sets)]
 
 
 @bench_app.command("convergence")
@@ -269,8 +273,7 @@ def readme_command(
     from amsam_cli.bench.page import fill, fragment, newest, write_plot
     from amsam_cli.bench.record import read_results
 
-    found = [each for each in newest(read_results(results)) if not methods or each.method in methods]
-    found = [each for each in found if not sets or each.set in sets]
+    found = newest(_chosen(read_results(results), methods, sets))
     fill(page, fragment(found, folder=results.as_posix()), name)
     if plot:
         write_plot(found, plot)

@@ -7,7 +7,7 @@ pages       CSV, Markdown, HTML
 """
 
 from amsam_cli.report.files import Json, json_text, read_json, write_json
-from amsam_cli.report.pages import write_csv, write_html, write_markdown, write_mask_page
+from amsam_cli.report.pages import markdown_rows, write_csv, write_html, write_markdown, write_mask_page
 from amsam_cli.report.record import RunRecord, Stages, peak_memory_mib, sha256_of
 from amsam_cli.report.scores import MEAN, Comparison, Difference, Report, Score, Summary, Table
 
@@ -23,6 +23,7 @@ __all__ = [
     "Summary",
     "Table",
     "json_text",
+    "markdown_rows",
     "peak_memory_mib",
     "read_json",
     "sha256_of",

@@ -66,8 +66,17 @@ def write_markdown(report: Report, path: Path, *, comparison: Comparison | None 
 
 def _markdown_table(table: Table) -> str:
     header, *rows = [[cell.replace("|", "\\|") for cell in row] for row in table]
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_rows([header, ["---"] * len(header), *rows])
+
+
+def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells, the header's and the rule's among them, as lines of a Markdown table.
+
+    >>> print(markdown_rows([["Set", "Dice"], ["hearts", "0.9"]]))
+    | Set | Dice |
+    | hearts | 0.9 |
+    """
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _warnings_of(report: Report, comparison: Comparison | None) -> list[str]:

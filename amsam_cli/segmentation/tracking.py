@@ -6,6 +6,7 @@ step at a time in one batch, each on a slice of its own; forward and backward ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -122,25 +123,30 @@ def track(scene: Scene, source: Look, keys: Sequence[Sequence[int]], prior: Prio
     for some in fleets_of(lanes):
         fleet = _Fleet(scene, some, _key_memories(scene, source, some), plan, prior, source)
         while len(rows := fleet.next_rows()):
-            slices, labels, answer = fleet.step(rows)
-            for way, look in looks.items():
-                own = torch.tensor([some[int(row)].way == way for row in rows])
-                if own.any():
-                    fading = TRACK_WEIGHT * torch.exp(torch.tensor(-fleet.steps / REACH))
-                    look.put(slices[own], labels[own], answer.rows(own.to(answer.score.device)), fading)
+            _put_step(looks, fleet, rows)
     return looks
 
 
+def _put_step(looks: dict[str, Look], fleet: _Fleet, rows: Tensor) -> None:
+    """Take one step in some lanes, and let each track show what was seen on its way."""
+    slices, labels, answer = fleet.step(rows)
+    fading = TRACK_WEIGHT * torch.exp(torch.tensor(-fleet.steps / REACH))
+    for way, look in looks.items():
+        own = torch.tensor([fleet.lanes[int(row)].way == way for row in rows])
+        if own.any():
+            look.put(slices[own], labels[own], answer.rows(own.to(answer.score.device)), fading)
+
+
 def fleets_of(lanes: Sequence[Lane]) -> list[list[Lane]]:
-    """Return lanes in groups that go together: as few as may be, alike in size, and in each the lanes alike in length.
+    """Return lanes, one at least, in groups that go together: few groups, alike in size, of lanes alike in length.
 
     >>> [len(some) for some in fleets_of([Lane(0, 0, range(1, 9))] * 40)]
     [8, 8, 8, 8, 8]
     """
     ordered = sorted(lanes, key=lambda lane: -len(lane.slices))
-    groups = -(-len(ordered) // LANES)
-    size = -(-len(ordered) // max(1, groups))
-    return [ordered[start : start + size] for start in range(0, len(ordered), max(1, size))]
+    groups = math.ceil(len(ordered) / LANES)
+    size = math.ceil(len(ordered) / groups)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
 def _put_keys(looks: dict[str, Look], source: Look, keys: Sequence[Sequence[int]]) -> None:

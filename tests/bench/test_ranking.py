@@ -47,6 +47,7 @@ def test_table_shows_the_mean_of_all_sets_where_a_method_has_run_on_all():
 
     assert last == "| **mean of 2 sets** | 4 | 4 | 0.550 | – |"
     assert "mean of" not in dice_grid([easy])
+    assert "mean of" not in dice_grid([only_easy, hard])
 
 
 def test_table_shows_distances_with_their_unit():
