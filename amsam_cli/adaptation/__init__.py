@@ -16,7 +16,7 @@ from amsam_cli import models
 from amsam_cli.adaptation.choice import choose
 from amsam_cli.adaptation.forecast import Forecast, hold_out
 from amsam_cli.adaptation.lesson import Lesson, prepare
-from amsam_cli.adaptation.sights import Scene, explore
+from amsam_cli.adaptation.sights import Survey, explore
 from amsam_cli.adaptation.tuning import Learned, tune
 from amsam_cli.adaptation.weighing import look_back, weigh
 from amsam_cli.adapter import Adapter, AdapterConfig, Backbone, Record, Sight, Tune
@@ -159,12 +159,12 @@ def _learn(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
 
 
 def _learn_at_side(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
-    scenes = tuple(explore(lesson, examples) for examples in lesson.kept if examples) if lesson.kept else ()
-    learned = tune(lesson, scenes, report, stage)
+    surveys = tuple(explore(lesson, examples) for examples in lesson.kept if examples) if lesson.kept else ()
+    learned = tune(lesson, surveys, report, stage)
     with attached(lesson.model, lesson.config, learned.changes):
-        if not (scenes and learned.changes.is_empty):  # else what was seen before is what is seen now
-            scenes = tuple(explore(lesson, examples) for examples in lesson.examples() if examples)
-        whole, *zoomed = (_sight(lesson, scene, learned) for scene in scenes)
+        if not (surveys and learned.changes.is_empty):  # else what was seen before is what is seen now
+            surveys = tuple(explore(lesson, examples) for examples in lesson.examples() if examples)
+        whole, *zoomed = (_sight(lesson, survey, learned) for survey in surveys)
     return Adapter(
         backbone=lesson.backbone,
         memory_backbone=lesson.backbone if lesson.remembers_itself else Backbone.of(lesson.memory_model),
@@ -180,10 +180,10 @@ def _learn_at_side(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
     )
 
 
-def _sight(lesson: Lesson, scene: Scene, learned: Learned) -> Sight:
-    """Return what an adapter keeps of a scene, looks counting by what they say of the shots now."""
-    evidence = look_back(lesson, scene, learned.dense, learned.changes.channels)
-    return weigh(scene.sight, evidence, is_held_out=len(scene.examples) > 1)
+def _sight(lesson: Lesson, survey: Survey, learned: Learned) -> Sight:
+    """Return what an adapter keeps of a survey, looks counting by what they say of the shots now."""
+    evidence = look_back(lesson, survey, learned.dense, learned.changes.channels)
+    return weigh(survey.sight, evidence, is_held_out=len(survey.examples) > 1)
 
 
 def _weighed(adapter: Adapter, expected: Forecast) -> Adapter:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from amsam_cli.adaptation.augmentation import augment
 from amsam_cli.adaptation.lesson import Example, Lesson
-from amsam_cli.adaptation.sights import Scene
+from amsam_cli.adaptation.sights import Survey
 from amsam_cli.methods import prompts, pseudo_prompt
 from amsam_cli.methods.losses import mask_loss
 from amsam_cli.models.base import Embedding, Memory, Prompts
@@ -50,10 +50,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptRows(Rows):
-    """Rows over views that were encoded before: with prompts `asked`, of the views of one `scene`."""
+    """Rows over views that were encoded before: with prompts `asked`, of the views of one `survey`."""
 
     asked: Prompts
-    scene: int
+    survey: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,43 +89,43 @@ class Episodes(Protocol[Batch]):
 class KeptEpisodes:
     """Batches of views that were encoded once: the encoder and the memory encoder are frozen."""
 
-    def __init__(self, lesson: Lesson, scenes: Sequence[Scene]) -> None:
+    def __init__(self, lesson: Lesson, surveys: Sequence[Survey]) -> None:
         self._lesson = lesson
-        self._scenes = scenes
+        self._surveys = surveys
         self._shown = lesson.shown
         self._generator = torch.Generator().manual_seed(lesson.config.seed)
-        self._slices = [Embedding.cat([each.slices for each in scene.examples]) for scene in scenes]
-        self._remembered = [Embedding.cat([each.remembered for each in scene.examples]) for scene in scenes]
-        self._masks = [torch.cat([each.masks for each in scene.examples]) for scene in scenes]  # (K*A, L, S, S)
-        self._memories = [_memories(scene.examples) for scene in scenes]
-        self._memory_masks = [torch.cat([each.memory_masks for each in scene.examples]) for scene in scenes]
-        self._views = scenes[0].examples[0].views
+        self._slices = [Embedding.cat([each.slices for each in survey.examples]) for survey in surveys]
+        self._remembered = [Embedding.cat([each.remembered for each in survey.examples]) for survey in surveys]
+        self._masks = [torch.cat([each.masks for each in survey.examples]) for survey in surveys]  # (K*A, L, S, S)
+        self._memories = [_memories(survey.examples) for survey in surveys]
+        self._memory_masks = [torch.cat([each.memory_masks for each in survey.examples]) for survey in surveys]
+        self._views = surveys[0].examples[0].views
 
     def draw(self, shots: Sequence[int]) -> KeptRows:
         """Return a batch of kept views, of one scale."""
-        scene = int(torch.randint(len(self._scenes), (), generator=self._generator))
+        survey = int(torch.randint(len(self._surveys), (), generator=self._generator))
         shot, label = self._rows(shots)
         view = torch.randint(self._views, shot.shape, generator=self._generator)
         frames = shot * self._views + view
-        count = len(self._masks[scene])
-        asked = prompts.spoil(self._scenes[scene].found.rows(label * count + frames), self._generator, drop=1 - ASKED)
-        truth = self._masks[scene][frames, label][:, None]
-        return KeptRows(frames, label, truth, self._donors(shot, label), asked, scene)
+        count = len(self._masks[survey])
+        asked = prompts.spoil(self._surveys[survey].found.rows(label * count + frames), self._generator, drop=1 - ASKED)
+        truth = self._masks[survey][frames, label][:, None]
+        return KeptRows(frames, label, truth, self._donors(shot, label), asked, survey)
 
     def loss(self, batch: KeptRows, dense: Tensor) -> Tensor:
         """Return the loss of the batch, alone and from memory."""
         lesson, learned = self._lesson, dense[batch.label]
-        alone = lesson.model.decode(self._slices[batch.scene].rows(batch.frames), replace(batch.asked, dense=learned))
+        alone = lesson.model.decode(self._slices[batch.survey].rows(batch.frames), replace(batch.asked, dense=learned))
         loss = mask_loss(alone, batch.truth)
-        memories = self._memories[batch.scene]
+        memories = self._memories[batch.survey]
         if memories is None:
             return loss
         labels = dense.shape[0]
         rows = batch.donors * labels + batch.label[:, None]
         bank = [memories.rows(rows[:, position]) for position in range(rows.shape[1])]
         plain = Prompts.empty(len(learned), device=learned.device, dense=learned)
-        answer = lesson.memory_model.recall(self._remembered[batch.scene].rows(batch.frames), bank, plain)
-        return loss + mask_loss(answer, self._memory_masks[batch.scene][batch.frames, batch.label][:, None])
+        answer = lesson.memory_model.recall(self._remembered[batch.survey].rows(batch.frames), bank, plain)
+        return loss + mask_loss(answer, self._memory_masks[batch.survey][batch.frames, batch.label][:, None])
 
     def _rows(self, shots: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return shots and labels of a batch: labels equally often, mostly in shots that show them."""

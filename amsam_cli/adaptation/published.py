@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from amsam_cli.adaptation.lesson import Lesson
-from amsam_cli.adaptation.sights import Scene
+from amsam_cli.adaptation.sights import Survey
 from amsam_cli.adapter.changes import channels
 from amsam_cli.methods.losses import hard_dice, softmax_loss
 from amsam_cli.models.base import Embedding
@@ -23,11 +23,12 @@ from amsam_cli.models.base import Embedding
 class PublishedEpisodes:
     """Batches of one shot, in a new order every epoch; their type is the shot's number."""
 
-    def __init__(self, lesson: Lesson, scene: Scene) -> None:
+    def __init__(self, lesson: Lesson, survey: Survey) -> None:
         self._model = lesson.model
-        self._slices = Embedding.cat([example.slices for example in scene.examples])
-        self._classes = _classes(torch.cat([example.masks for example in scene.examples]), lesson.model.image_size // 4)
-        self._asked = scene.found
+        self._slices = Embedding.cat([example.slices for example in survey.examples])
+        masks = torch.cat([example.masks for example in survey.examples])
+        self._classes = _classes(masks, lesson.model.image_size // 4)
+        self._asked = survey.found
         self._labels = torch.arange(len(lesson.labels))
         self._generator = torch.Generator().manual_seed(lesson.config.seed)
         self._waiting: dict[tuple[int, ...], list[int]] = {}

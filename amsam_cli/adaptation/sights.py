@@ -21,7 +21,7 @@ from amsam_cli.models.base import Embedding, Memory, Prompts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scene:
+class Survey:
     """The shots at one scale with all that is known of them.
 
     Attributes:
@@ -47,14 +47,14 @@ class Scene:
 
 
 @torch.no_grad()
-def explore(lesson: Lesson, examples: Sequence[Example]) -> Scene:
+def explore(lesson: Lesson, examples: Sequence[Example]) -> Survey:
     """Return what is known of the shots at one scale, under the weights of now."""
     known = _prototypes(examples)
     uses_probe = lesson.config.prior == "probe"
     prior = _probed(lesson, examples) if uses_probe else _cosines(examples, known)
     rules, found = _prompts(lesson, examples, prior)
     probe = _fit(lesson, examples) if uses_probe else None
-    return Scene(examples, rules, probe, prior, found, _bank(lesson, examples, known))
+    return Survey(examples, rules, probe, prior, found, _bank(lesson, examples, known))
 
 
 def _prototypes(examples: Sequence[Example]) -> Prototypes:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from amsam_cli.adaptation.episodes import Episodes, FreshEpisodes, KeptEpisodes
 from amsam_cli.adaptation.lesson import Lesson
 from amsam_cli.adaptation.published import PublishedEpisodes
-from amsam_cli.adaptation.sights import Scene
+from amsam_cli.adaptation.sights import Survey
 from amsam_cli.adapter import Changes
 from amsam_cli.adapter.changes import Tuned, tuned
 from amsam_cli.methods.bilevel import Batch, Bilevel, Level, Schedule, poly, split
@@ -78,12 +78,12 @@ class Learned:
     trainable: Mapping[str, int] = field(default_factory=dict)
 
 
-def tune(lesson: Lesson, scenes: tuple[Scene, ...], report: OnStep, stage: str) -> Learned:
+def tune(lesson: Lesson, surveys: tuple[Survey, ...], report: OnStep, stage: str) -> Learned:
     """Return what the shots taught in `lesson.config.steps` steps.
 
     Args:
         lesson: the shots; its configuration is decided.
-        scenes: the shots as seen before tuning, at each scale; needed where the encoder is frozen.
+        surveys: the shots as seen before tuning, at each scale; needed where the encoder is frozen.
         report: told about progress.
         stage: under this name.
     """
@@ -102,12 +102,12 @@ def tune(lesson: Lesson, scenes: tuple[Scene, ...], report: OnStep, stage: str) 
         trained = stack.enter_context(tuned(model, config, config.tune, tokens=tokens))
         run = _Run(lesson, trained, dense, regime, report, stage)
         if lesson.is_published:
-            episodes = PublishedEpisodes(lesson, scenes[0])
+            episodes = PublishedEpisodes(lesson, surveys[0])
             run.descend(episodes, score=lambda held: episodes.score(held, dense))
         elif is_fresh:
             run.descend(FreshEpisodes(lesson, recall=RECALL if config.episodes else regime.recall))
         else:
-            run.descend(KeptEpisodes(lesson, scenes))
+            run.descend(KeptEpisodes(lesson, surveys))
         counts = {**trained.counts, "prompts": dense.numel()}
         return Learned(trained.changes(), dense.detach().cpu().repeat(labels // len(dense), 1), counts)
 

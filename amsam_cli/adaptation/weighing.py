@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from amsam_cli.adaptation.lesson import Example, Lesson
-from amsam_cli.adaptation.sights import Scene
+from amsam_cli.adaptation.sights import Survey
 from amsam_cli.adapter import Adapter, Sight, Trust
 from amsam_cli.methods import prompts, pseudo_prompt
 from amsam_cli.methods.blending import Blend, fit_blend
@@ -44,24 +44,24 @@ class Evidence:
 
 
 @torch.no_grad()
-def look_back(lesson: Lesson, scene: Scene, dense: Tensor, channels: Tensor | None) -> list[Evidence]:
+def look_back(lesson: Lesson, survey: Survey, dense: Tensor, channels: Tensor | None) -> list[Evidence]:
     """Return the looks at all views of all shots, each by the memories and the probe of the others, label by label.
 
     Args:
         lesson: the shots.
-        scene: what is known of them now.
+        survey: what is known of them now.
         dense: (L, C), each label's learned prompt.
         channels: (L,), the mask token that answers for each; None where all ask the model's own.
     """
-    count, found = len(scene.examples), []
-    for label, rule in enumerate(scene.rules):
+    count, found = len(survey.examples), []
+    for label, rule in enumerate(survey.rules):
         eye = _Eye(lesson, label, dense, channels)
         parts = []
-        for shot, example in enumerate(scene.examples):
+        for shot, example in enumerate(survey.examples):
             row = (label * count + shot) * example.views
-            asked = scene.found.rows(slice(row, row + example.views))
-            bank = _others_memories(lesson, scene, label, shot)
-            parts.append(eye.look(example, rule.logits(scene.prior[shot, :, label, None]), asked, bank))
+            asked = survey.found.rows(slice(row, row + example.views))
+            bank = _others_memories(lesson, survey, label, shot)
+            parts.append(eye.look(example, rule.logits(survey.prior[shot, :, label, None]), asked, bank))
         found.append(Evidence.cat(parts))
     return found
 
@@ -112,10 +112,10 @@ class _Eye:
         return Evidence({kind: logits[:, 0].cpu() for kind, logits in looks.items()}, truth.cpu())
 
 
-def _others_memories(lesson: Lesson, scene: Scene, label: int, shot: int) -> list[Memory]:
+def _others_memories(lesson: Lesson, survey: Survey, label: int, shot: int) -> list[Memory]:
     """Return the memories of the other shots that show a label; its own where it is the only one."""
-    shown = scene.bank.prototypes.present[:, label].nonzero()[:, 0].tolist()
-    memories = scene.bank.memories(label, lesson.memory_model.device)
+    shown = survey.bank.prototypes.present[:, label].nonzero()[:, 0].tolist()
+    memories = survey.bank.memories(label, lesson.memory_model.device)
     return [memory for other, memory in zip(shown, memories, strict=True) if other != shot] or memories
 
 
