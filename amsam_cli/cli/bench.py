@@ -232,12 +232,13 @@ def convergence_command(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show how many steps each arm needs: Dice of methods such as amsam-prompts@15 over their steps."""
+    """Show how many steps each arm needs: Dice of methods such as amsam-prompts@15 over their steps, newest version."""
     screen = Screen(verbose, quiet, as_json)
+    from amsam_cli.bench.page import newest
     from amsam_cli.bench.promises import convergence_table
     from amsam_cli.bench.record import read_results
 
-    _show(convergence_table(read_results(results)), screen)
+    _show(convergence_table(newest(read_results(results))), screen)
 
 
 @bench_app.command("forecast")
@@ -247,12 +248,13 @@ def forecast_command(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show whether forecasts hold, and what was expected of each mask: beside the truth, and how they correlate."""
+    """Show whether forecasts of each newest version hold, and what was expected of each mask, beside the truth."""
     screen = Screen(verbose, quiet, as_json)
+    from amsam_cli.bench.page import newest
     from amsam_cli.bench.promises import expectation_table, forecast_table
     from amsam_cli.bench.record import read_results
 
-    found = read_results(results)
+    found = newest(read_results(results))
     _show(f"{forecast_table(found)}\n\n{expectation_table(found)}", screen)
 
 

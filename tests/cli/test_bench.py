@@ -88,6 +88,17 @@ def test_bench_table_keeps_versions_apart(amsam, tmp_path):
     assert "22222222" in newest.out
 
 
+def test_bench_forecast_tells_of_the_newest_version(amsam, tmp_path):
+    old, new = (replace(result("amsam", [0.5]), version=version, date=version) for version in ("1", "2"))
+    replace(old, forecast={"disc": 0.11}).write(tmp_path)
+    replace(new, forecast={"disc": 0.22}).write(tmp_path)
+
+    ran = amsam("bench", "forecast", tmp_path)
+
+    assert "0.220" in ran.out
+    assert "0.110" not in ran.out
+
+
 def test_bench_readme_fills_the_page(amsam, tmp_path):
     result("unet", [0.5, 0.75]).write(tmp_path / "results")
     page = tmp_path / "page.md"
