@@ -29,6 +29,7 @@ Shots = Annotated[list[int] | None, typer.Option("-k", "--shots", min=1, help="R
 Episodes = Annotated[int, typer.Option(min=1, help="Episodes of a fold.")]
 Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of results of amsam bench fewshot.")]
 Plot = Annotated[Path | None, typer.Option(help="Draw Dice over shots to this PNG file.")]
+ShownShots = Annotated[list[int] | None, typer.Option("-k", "--shots", min=1, help="Repeatable; all if left out.")]
 Model = Annotated[str | None, typer.Option("-m", "--model", help="Model of amsam's own methods; builtin if left out.")]
 
 
@@ -205,6 +206,8 @@ def table_command(
     results: Results,
     methods: Methods = None,
     sets: Sets = None,
+    shots: ShownShots = None,
+    seeds: Seeds = None,
     newest: Annotated[bool, typer.Option("--newest", help="Only the newest version of each method.")] = False,
     plot: Plot = None,
     verbose: Verbose = False,
@@ -216,13 +219,24 @@ def table_command(
     from amsam_cli.bench import page
     from amsam_cli.bench.record import read_results
 
-    found = _chosen(read_results(results), methods, sets)
+    found = _chosen(read_results(results), methods, sets, shots, seeds)
     _print_results(page.newest(found) if newest else found, results, plot, screen)
 
 
-def _chosen(results: Sequence[Result], methods: Sequence[str] | None, sets: Sequence[str] | None) -> list[Result]:
-    """Return the results of some methods on some sets; of all where none is named."""
-    return [r for r in results if (not methods or r.method in methods) and (not sets or r.set in sets)]
+def _chosen(
+    results: Sequence[Result],
+    methods: Sequence[str] | None,
+    sets: Sequence[str] | None,
+    shots: Sequence[int] | None,
+    seeds: Sequence[int] | None,
+) -> list[Result]:
+    """Return the results of some methods, sets, shot counts and draws; of all where none is named."""
+
+    def is_chosen(result: Result) -> bool:
+        asked = ((methods, result.method), (sets, result.set), (shots, result.shots), (seeds, result.seed))
+        return all(not wanted or own in wanted for wanted, own in asked)
+
+    return [result for result in results if is_chosen(result)]
 
 
 @bench_app.command("convergence")
@@ -264,6 +278,8 @@ def readme_command(
     page: Annotated[Path, typer.Argument(metavar="PAGE", help="Markdown file with the two markers.")],
     methods: Methods = None,
     sets: Sets = None,
+    shots: ShownShots = None,
+    seeds: Seeds = None,
     name: Annotated[str, typer.Option(help="Of the markers, where a page has several tables.")] = "",
     plot: Plot = None,
     verbose: Verbose = False,
@@ -275,7 +291,7 @@ def readme_command(
     from amsam_cli.bench.page import fill, fragment, newest, write_plot
     from amsam_cli.bench.record import read_results
 
-    found = newest(_chosen(read_results(results), methods, sets))
+    found = newest(_chosen(read_results(results), methods, sets, shots, seeds))
     fill(page, fragment(found, folder=results.as_posix()), name)
     if plot:
         write_plot(found, plot)

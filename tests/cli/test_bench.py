@@ -88,6 +88,16 @@ def test_bench_table_keeps_versions_apart(amsam, tmp_path):
     assert "22222222" in newest.out
 
 
+def test_bench_table_shows_the_draws_asked_for(amsam, tmp_path):
+    for seed, shots, dice in ((0, 1, 0.125), (0, 4, 0.25), (1, 4, 0.75)):
+        result("unet", [dice], seed=seed, shots=shots).write(tmp_path)
+
+    ran = amsam("bench", "table", tmp_path, "-k", 4, "--seed", 0)
+
+    assert "0.250" in ran.out
+    assert not any(text in ran.out for text in ("0.125", "0.500", "0.750"))
+
+
 def test_bench_forecast_tells_of_the_newest_version(amsam, tmp_path):
     old, new = (replace(result("amsam", [0.5]), version=version, date=version) for version in ("1", "2"))
     replace(old, forecast={"disc": 0.11}).write(tmp_path)
