@@ -242,6 +242,10 @@ def _chosen(
 @bench_app.command("convergence")
 def convergence_command(
     results: Results,
+    methods: Methods = None,
+    sets: Sets = None,
+    shots: ShownShots = None,
+    seeds: Seeds = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -252,12 +256,17 @@ def convergence_command(
     from amsam_cli.bench.promises import convergence_table
     from amsam_cli.bench.record import read_results
 
-    _show(convergence_table(newest(read_results(results))), screen)
+    found = newest(_chosen(read_results(results), methods, sets, shots, seeds))
+    _show(convergence_table(found), screen)
 
 
 @bench_app.command("forecast")
 def forecast_command(
     results: Results,
+    methods: Methods = None,
+    sets: Sets = None,
+    shots: ShownShots = None,
+    seeds: Seeds = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -268,7 +277,7 @@ def forecast_command(
     from amsam_cli.bench.promises import expectation_table, forecast_table
     from amsam_cli.bench.record import read_results
 
-    found = newest(read_results(results))
+    found = newest(_chosen(read_results(results), methods, sets, shots, seeds))
     _show(f"{forecast_table(found)}\n\n{expectation_table(found)}", screen)
 
 

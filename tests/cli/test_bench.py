@@ -109,6 +109,16 @@ def test_bench_forecast_tells_of_the_newest_version(amsam, tmp_path):
     assert "0.110" not in ran.out
 
 
+def test_bench_forecast_takes_the_shots_asked_for(amsam, tmp_path):
+    for shots, expected in ((1, 0.11), (4, 0.22)):
+        replace(result("amsam", [0.5], shots=shots), forecast={"disc": expected}).write(tmp_path)
+
+    ran = amsam("bench", "forecast", tmp_path, "-k", 4)
+
+    assert "0.220" in ran.out
+    assert "0.110" not in ran.out
+
+
 def test_bench_readme_fills_the_page(amsam, tmp_path):
     result("unet", [0.5, 0.75]).write(tmp_path / "results")
     page = tmp_path / "page.md"
