@@ -49,7 +49,8 @@ def table(results: Sequence[Result]) -> str:
 def dice_grid(results: Sequence[Result]) -> str:
     """Return Dice with intervals as Markdown; below the sets, for each shot count, the mean of those of all sets.
 
-    A method that has not run on all of them has no such mean; where none has, there is no such row.
+    A method that has not run on all of them has no such mean; where none has, there is no such row. Fewer runs than
+    others have, and runs under-trained, are noted there as they are in the rows above.
     """
     columns = columns_of(results)
     parts = [grid("Dice, mean [95 % interval]", results, lambda cell: mean_text(cell, "dice", ""))]
@@ -57,12 +58,20 @@ def dice_grid(results: Sequence[Result]) -> str:
         here = [result for result in results if result.shots == shots]
         sets = sorted({result.set for result in here})
         cells = [[[r for r in here if (r.set, column_of(r)) == (name, column)] for name in sets] for column in columns]
-        means = [np.mean([summary_of(cell, "dice").mean or 0.0 for cell in row]) if all(row) else None for row in cells]
-        if len(sets) > 1 and any(mean is not None for mean in means):
-            scans = max(sum(len(result.cases) for cell in row for result in cell) for row in cells)
-            texts = ["–" if mean is None else number_text(float(mean), "") for mean in means]
+        if len(sets) > 1 and any(all(row) for row in cells):
+            runs = [[result for cell in row for result in cell] for row in cells]
+            scans = max(sum(len(result.cases) for result in found) for found in runs)
+            texts = [_mean_of_sets(row, max(map(len, runs))) for row in cells]
             parts.append(markdown_rows([[f"**mean of {len(sets)} sets**", str(shots), str(scans), *texts]]))
     return "\n".join(parts)
+
+
+def _mean_of_sets(cells: Sequence[Sequence[Result]], most: int) -> str:
+    """Return a method's mean Dice over its sets, each of equal weight; `most` is how many runs others have."""
+    if not all(cells):
+        return "–"
+    mean = float(np.mean([summary_of(cell, "dice").mean or 0.0 for cell in cells]))
+    return _noted(number_text(mean, ""), [result for cell in cells for result in cell], most, "runs")
 
 
 def grid(title: str, results: Sequence[Result], text: Callable[[list[Result]], str]) -> str:
@@ -98,8 +107,8 @@ def _row(result: Result) -> tuple[str, int]:
     return result.set, result.shots
 
 
-def _noted(text: str, cell: Sequence[Result], most: int) -> str:
-    notes = [f"{len(cell)} of {most} seeds"] if len(cell) < most else []
+def _noted(text: str, cell: Sequence[Result], most: int, what: str = "seeds") -> str:
+    notes = [f"{len(cell)} of {most} {what}"] if len(cell) < most else []
     notes += [] if all(result.is_fair for result in cell) else ["under-trained"]
     return f"{text} ({', '.join(notes)})" if notes else text
 

@@ -50,6 +50,17 @@ def test_table_shows_the_mean_of_all_sets_where_a_method_has_run_on_all():
     assert "mean of" not in dice_grid([only_easy, hard])
 
 
+def test_mean_of_all_sets_says_where_a_method_ran_less_or_was_starved():
+    sets = ("easy", "hard")
+    ours = [replace(result("amsam", [0.5], seed=seed), set=name) for name in sets for seed in (0, 1)]
+    theirs = [replace(result("unet", [0.4]), set=name) for name in sets]
+    starved = replace(theirs[0], notes=(UNDER_TRAINED,))
+
+    last = dice_grid([*ours, starved, theirs[1]]).splitlines()[-1]
+
+    assert last.endswith("| 0.500 | 0.400 (2 of 4 runs, under-trained) |")
+
+
 def test_table_shows_distances_with_their_unit():
     cells = rows(table([result("unet", [0.5, 0.5])]), "HD95")[2]
 
