@@ -35,7 +35,7 @@ class Forecast:
         tuned: label value -> mean Dice.
         plain: the same for adapters of the same shots that were not tuned; empty where those were not asked for.
         gains: what tuning brought to each patient held out, as the mean over its shots and labels.
-        is_handicapped: whether the refits learned from half of the shots in half of the steps, as they do where all
+        is_handicapped: whether the refits learned from half of the shots in far fewer steps, as they do where all
             weights are tuned: then their gains are less than what the whole fit brings.
         evidence: what looks tuned without them say of the shots, for each scale and label, None of labels that no other
             shot shows; empty where the encoder is frozen.
@@ -51,15 +51,15 @@ class Forecast:
     def helps(self) -> bool:
         """Whether tuning is kept: there is a gain, over patients, no smaller than the standard error of that gain.
 
-        Of two patients, it must have harmed neither. Where the refits were handicapped the doubt is on its side: it is
-        kept unless it cost more than that error, or they found nothing at all.
+        Of two patients, it must have harmed neither. Handicapped refits tell of harm that the whole fit does not do, so
+        then it is kept unless they found nothing at all.
         """
         if not self.gains:
             return True
+        if self.is_handicapped:
+            return any(self.tuned.values())
         gain = float(np.mean(self.gains))
         error = float(np.std(self.gains, ddof=1)) / math.sqrt(len(self.gains)) if len(self.gains) > 1 else 0.0
-        if self.is_handicapped:
-            return gain >= -error and any(self.tuned.values())
         return gain > 0 and gain >= error
 
 

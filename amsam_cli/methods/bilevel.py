@@ -44,7 +44,7 @@ class Level:
     def optimiser(self) -> torch.optim.AdamW:
         """Return a fresh AdamW."""
         return torch.optim.AdamW(
-            list(self.parameters), lr=self.rate, weight_decay=self.decay, betas=BETAS, eps=EPSILON, foreach=False
+            list(self.parameters), lr=self.rate, weight_decay=self.decay, betas=BETAS, eps=EPSILON, fused=True
         )
 
 
