@@ -6,7 +6,7 @@ Knows no files but what a shot brings.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,12 +31,11 @@ SMALL = 20_000_000
 """Weights up to which all are tuned: the built-in model has 8.7 million, the smallest SAM 2.1 has 39."""
 LARGE = 0.015
 """Share of the frame from which a label spans four logits of a frame of 128 px."""
-STEPS: Mapping[Tune, int] = {"lora": 360, "decoder": 360, "encoder": 150, "full": 400}
-"""Optimiser steps where a user names none, by what is tuned."""
-REFIT_STEPS: Mapping[Tune, int] = {"lora": 120, "decoder": 120, "encoder": 75, "full": 75}
-"""Most steps that a refit of the forecast takes."""
+FULL_STEPS = 150
 PUBLISHED_EPOCHS = 100
 """Over half of the shots, one a step."""
+FOLD_STEPS = 0.5
+"""Share of the steps that a refit of the forecast takes, where all weights are tuned."""
 ENOUGH = 3
 """Shots from which one can be found from the others: two others at least."""
 COLLAPSED = 0.2
@@ -114,7 +113,10 @@ def _decide(config: AdapterConfig, model: PromptableModel, shots: Sequence[Shot]
     if config.preset == "paper" and tuned not in ("lora", "decoder"):
         message = f"The paper's settings leave the encoder as it is, which --tune {tuned} does not."
         raise InputError(message, "Leave --preset out, or take --tune lora or decoder")
-    usual = PUBLISHED_EPOCHS * max(1, len(shots) // 2) if config.preset == "paper" else STEPS[tuned]
+    is_wide = tuned in ("encoder", "full")
+    usual = FULL_STEPS if is_wide else max(120, 30 * len(shots))
+    if config.preset == "paper":
+        usual = PUBLISHED_EPOCHS * max(1, len(shots) // 2)
     return replace(
         config,
         tune=tuned,
@@ -198,10 +200,8 @@ def _untuned(lesson: Lesson) -> Lesson:
 
 def _forecast(lesson: Lesson, report: OnStep) -> Forecast | None:
     """Return the Dice on shots held out, with tuning and, where that is another thing and may be undone, without."""
-    config = lesson.config
-    assert config.steps is not None
-    assert config.tune is not None
-    shorter = config.steps if lesson.is_published else min(config.steps, REFIT_STEPS[config.tune])
+    steps = lesson.config.steps or 0
+    shorter = steps if lesson.kept else round(FOLD_STEPS * steps)
 
     def learn(kept: Lesson) -> Adapter:
         return _learn(replace(kept, config=replace(kept.config, steps=shorter)), silent, "forecast")

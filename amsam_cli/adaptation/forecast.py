@@ -35,7 +35,7 @@ class Forecast:
         tuned: label value -> mean Dice.
         plain: the same for adapters of the same shots that were not tuned; empty where those were not asked for.
         gains: what tuning brought to each patient held out, as the mean over its shots and labels.
-        is_handicapped: whether the refits learned from half of the shots in far fewer steps, as they do where all
+        is_handicapped: whether the refits learned from half of the shots in half of the steps, as they do where all
             weights are tuned: then their gains are less than what the whole fit brings.
         evidence: what looks tuned without them say of the shots, for each scale and label, None of labels that no other
             shot shows; empty where the encoder is frozen.
