@@ -42,9 +42,9 @@ class Level:
     decay: float = 0.0
 
     def optimiser(self) -> torch.optim.AdamW:
-        """Return a fresh AdamW."""
+        """Return a fresh AdamW, not fused: that misreads gradients whose memory layout is not their weights' own."""
         return torch.optim.AdamW(
-            list(self.parameters), lr=self.rate, weight_decay=self.decay, betas=BETAS, eps=EPSILON, fused=True
+            list(self.parameters), lr=self.rate, weight_decay=self.decay, betas=BETAS, eps=EPSILON, foreach=False
         )
 
 

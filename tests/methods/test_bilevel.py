@@ -138,3 +138,17 @@ def test_split_gives_one_shot_to_both_halves():
 
 def test_split_of_two_shots_of_one_patient_separates_them():
     assert split(["a", "a"], [ONE, ONE]) == ([0], [1])
+
+
+def test_optimiser_reads_gradients_of_any_memory_layout():
+    gradient = torch.arange(6.0).view(3, 2).t()
+    plain, turned = (nn.Parameter(torch.ones(2, 3)) for _ in range(2))
+
+    for parameter, given in ((plain, gradient.contiguous()), (turned, gradient)):
+        optimiser = Level([parameter], rate=0.1).optimiser()
+        parameter.grad = given
+        optimiser.step()
+        parameter.grad = given.square()
+        optimiser.step()
+
+    assert torch.equal(plain, turned)
