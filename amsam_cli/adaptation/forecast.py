@@ -51,15 +51,15 @@ class Forecast:
     def helps(self) -> bool:
         """Whether tuning is kept: there is a gain, over patients, no smaller than the standard error of that gain.
 
-        Of two patients, it must have harmed neither. Handicapped refits tell of harm that the whole fit does not do, so
-        then it is kept unless they found nothing at all.
+        Of two patients, it must have harmed neither. Where the refits were handicapped the doubt is on its side: it is
+        kept unless it cost more than that error, or they found nothing at all.
         """
         if not self.gains:
             return True
-        if self.is_handicapped:
-            return any(self.tuned.values())
         gain = float(np.mean(self.gains))
         error = float(np.std(self.gains, ddof=1)) / math.sqrt(len(self.gains)) if len(self.gains) > 1 else 0.0
+        if self.is_handicapped:
+            return gain >= -error and any(self.tuned.values())
         return gain > 0 and gain >= error
 
 
