@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amsam_cli.models.base import Bias, Decoded, Embedding, Memory, Prompts
+from amsam_cli.models.base import Bias, Decoded, Embedding, Memory, Prompts, shrunk
 
 WIDTH = 8
 MEMORY_WIDTH = 4
@@ -125,7 +125,7 @@ class ToyEncoder(nn.Module):
         features = torch.tanh(self.deep(F.avg_pool2d(detail, 4)))
         keep = torch.ones(WIDTH, device=pixels.device)
         keep[RECALLED] = 0
-        return Embedding(features * keep.view(1, -1, 1, 1), (detail,))
+        return Embedding(features * keep.view(1, -1, 1, 1), (detail, shrunk(pixels)))
 
 
 class ToyPromptEncoder(nn.Module):

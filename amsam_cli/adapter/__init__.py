@@ -46,7 +46,7 @@ __all__ = [
     "check_same",
 ]
 
-FORMAT = 1
+FORMAT = 2
 DESCRIPTION = "amsam.json"
 MEMORIES = "memories.safetensors"
 TIMINGS = "run.json"
@@ -256,7 +256,7 @@ class Adapter:
             return _restore(about, changes, memories, json.loads((folder / TIMINGS).read_text())["seconds"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as err:
             message = f"The adapter in '{folder}' cannot be read: {err}."
-            raise AdapterError(message, "It may be incomplete or foreign; run amsam adapt again") from err
+            raise AdapterError(message, "It may be incomplete or of another version; run amsam adapt again") from err
 
     @contextmanager
     def attach(self, model: PromptableModel) -> Iterator[None]:
@@ -383,7 +383,7 @@ def _restore(
 ) -> Adapter:
     """Return the adapter a folder's contents describe; errors are those of wrong contents."""
     if about["format"] != FORMAT:
-        message = f"format {about['format']}, expected {FORMAT}"
+        message = f"it is of format {about['format']}, and this version reads {FORMAT}"
         raise ValueError(message)
     recipe = about["recipe"]
     forecast = about["forecast"]

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 CLIP = 10.0
 """Logits of masks are kept within this, so that no single look drowns the others."""
@@ -133,11 +134,17 @@ class Embedding(Batched):
 
     Attributes:
         features: (B, C, h, w).
-        detail: higher-resolution maps the decoder wants beside them, model-owned; may be empty.
+        detail: finer maps, (B, C', s', s'): those the decoder wants beside them, model-owned, then the frame itself as
+            `shrunk` makes it; empty where features are all there is.
     """
 
     features: Tensor
     detail: tuple[Tensor, ...] = ()
+
+
+def shrunk(pixels: Tensor) -> Tensor:
+    """Return frames (B, 3, S, S) on the grid of logits, (B, 3, s, s): brightness, which networks normalise away."""
+    return F.avg_pool2d(pixels.float(), 4)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amsam_cli.models.base import Decoded, Embedding, Frozen, Prompts
+from amsam_cli.models.base import Decoded, Embedding, Frozen, Prompts, shrunk
 from amsam_cli.models.precision import mixed_precision
 
 PATCH = 16
@@ -125,11 +125,12 @@ class Sam1(Frozen):
     def embed(self, pixels: Tensor) -> Embedding:
         """Return what `encode` returns, with gradients: for encoder tuning."""
         network = self._network
+        frame = shrunk(pixels)
         if not self.is_plain:
             pixels = (255.0 * pixels - network.pixel_mean) / network.pixel_std
         with mixed_precision(self.device):
             features = network.image_encoder(pixels)
-        return Embedding(features.float())
+        return Embedding(features.float(), (frame,))
 
     def decode(self, embedding: Embedding, prompts: Prompts) -> Decoded:
         """Return one mask per row; row i of `prompts` asks row i of `embedding`.

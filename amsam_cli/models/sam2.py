@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amsam_cli.models.attention import Addend, added_to_scores
-from amsam_cli.models.base import Bias, Decoded, Embedding, Frozen, Memory, Prompts
+from amsam_cli.models.base import Bias, Decoded, Embedding, Frozen, Memory, Prompts, shrunk
 from amsam_cli.models.precision import mixed_precision
 
 CONFIGS = {
@@ -81,17 +81,18 @@ class Sam2(Frozen):
 
     def embed(self, pixels: Tensor) -> Embedding:
         """Return what `encode` returns, with gradients: for pretraining and encoder tuning."""
+        frame = shrunk(pixels)
         with mixed_precision(self.device):
             if not self.is_plain:
                 pixels = (pixels - self._mean.to(pixels.device)) / self._std.to(pixels.device)
             out = self._network.forward_image(pixels.contiguous(memory_format=torch.channels_last))
         *detail, features = out["backbone_fpn"]
-        return Embedding(features.float(), tuple(level.float() for level in detail))
+        return Embedding(features.float(), (*(level.float() for level in detail), frame))
 
     def decode(self, embedding: Embedding, prompts: Prompts) -> Decoded:
         """Return one mask per row from the image and its prompts alone, without memory."""
         no_memory = self._network.no_mem_embed.view(1, -1, 1, 1)
-        return self._decode(embedding.features + no_memory, embedding.detail, prompts)
+        return self._decode(embedding.features + no_memory, _for_decoder(embedding), prompts)
 
     def no_prompt(self) -> Tensor:
         """Return SAM's `no_mask_embed`, (C,)."""
@@ -116,7 +117,7 @@ class Sam2(Frozen):
         mask = mask * present
         with mixed_precision(self.device):
             *_, pointer, presence = self._network._use_mask_as_output(
-                embedding.features, list(embedding.detail) or None, mask
+                embedding.features, list(_for_decoder(embedding)) or None, mask
             )
         return Memory(self._map(embedding, 20.0 * mask - 10.0, presence), pointer.float(), _shrink(mask, embedding))
 
@@ -157,7 +158,7 @@ class Sam2(Frozen):
         if prompts is None:
             prompts = Prompts.empty(len(embedding), device=self.device)
         features = self._attend(embedding.features, bank, bias)
-        return self._decode(features, embedding.detail, prompts)
+        return self._decode(features, _for_decoder(embedding), prompts)
 
     def _attend(self, features: Tensor, bank: Sequence[Memory], bias: Bias | None) -> Tensor:
         """Return `features` (B, C, h, w) conditioned on the bank."""
@@ -244,6 +245,11 @@ class Sam2(Frozen):
         if prompts.channel is not None:
             return Decoded.of_channels(masks, prompts.channel, pointer)
         return Decoded(masks[:, :1].float(), scores[:, 0].float(), presence[:, 0].float(), pointer)
+
+
+def _for_decoder(embedding: Embedding) -> tuple[Tensor, ...]:
+    """Return the finer maps that the network made: all but the frame."""
+    return embedding.detail[:-1]
 
 
 def _tokens(maps: Tensor) -> Tensor:

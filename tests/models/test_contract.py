@@ -74,6 +74,15 @@ def test_encode_gives_features_at_stride_16(model):
     assert all(len(level) == ROWS for level in embedding.detail)
 
 
+def test_encode_keeps_the_frame_on_the_grid_of_logits(model):
+    pixels = frames(model)
+
+    kept = encode(model).detail[-1]
+
+    assert kept.shape == (ROWS, 3, model.image_size // 4, model.image_size // 4)
+    assert_close(kept[:, :, 0, 0], pixels[:, :, :4, :4].mean(dim=(2, 3)))
+
+
 def test_encode_gives_no_gradients(model):
     pixels = frames(model).requires_grad_(True)
 
