@@ -2,7 +2,8 @@
 
 AM-SAM takes its prompts from a detector that was tuned elsewhere, FSSAM from cosines to mean features. Four slices
 cannot tune a detector, but their thousands of pixels can fit a linear probe (Alain and Bengio, 2016) of all feature
-levels, which tells tissues apart that a single mean does not. Convex, so a fit is fast and needs no luck.
+levels, the frame itself being the last, which tells tissues apart that a single mean does not. Convex, so a fit is
+fast and needs no luck.
 Letters: n frames, L labels, F feature columns, N pixels, s the side of the finest feature map.
 """
 
