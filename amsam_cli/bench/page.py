@@ -6,15 +6,18 @@ What stands there is written by a command and says when, on what and by which co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from amsam_cli.bench.ranking import Column, column_of, columns_of, dice_grid, duel_table, rank, summary_of
+from amsam_cli.bench.ranking import Column, beside_grid, column_of, columns_of, dice_grid, duel_table, rank, summary_of
 from amsam_cli.bench.record import Result
+from amsam_cli.bench.speed import Timing, speed_table
 from amsam_cli.errors import InputError
 from amsam_cli.io.atomic import atomic_path
+from amsam_cli.report import markdown_rows
 from amsam_cli.report.files import write_text
 
 
@@ -37,17 +40,34 @@ def newest(results: Sequence[Result]) -> list[Result]:
 
 
 def fragment(results: Sequence[Result], *, folder: str) -> str:
-    """Return Markdown: Dice with intervals, the ranking's tests, and how it was measured.
+    """Return Markdown: Dice with intervals, what it does not tell, the ranking's tests, and how it was measured.
 
     Args:
         results: of the versions to show.
         folder: of results, as the command names it.
     """
-    parts = [dice_grid(results)]
+    parts = [dice_grid(results), *filter(None, [beside_grid(results)])]
     duels = rank(results)
     if duels:
         parts.append(duel_table(duels))
     return "\n\n".join([*parts, _origin(results, folder)])
+
+
+def speed_fragment(timings: Sequence[Timing], *, repeats: int, groups: Sequence[str], machine: str) -> str:
+    """Return Markdown: what was timed, and how.
+
+    Args:
+        timings: in order.
+        repeats: turns of every work.
+        groups: that the command named; empty for what it times by itself.
+        machine: what it ran on.
+    """
+    header, *rows = speed_table(timings)
+    rule = ["---", *["---:"] * 3, "---"]
+    options = [*(f"--only {group}" for group in groups), f"--repeats {repeats}"]
+    today = datetime.now(UTC).date().isoformat()
+    origin = _measured(today, machine, f"amsam bench speed {' '.join(options)}")
+    return f"{markdown_rows([header, rule, *rows])}\n\n{origin}"
 
 
 def _origin(results: Sequence[Result], folder: str) -> str:
@@ -58,7 +78,11 @@ def _origin(results: Sequence[Result], folder: str) -> str:
     options += [f"-k {shots}" for shots in sorted({result.shots for result in results})]
     options += [f"--seed {seed}" for seed in sorted({result.seed for result in results})]
     command = f"amsam bench fewshot DATA -o {folder} {' '.join(options)}"
-    return f"Measured on {span} on {'; '.join(machines)} by\n\n```text\n{command}\n```"
+    return _measured(span, "; ".join(machines), command)
+
+
+def _measured(when: str, machine: str, command: str) -> str:
+    return f"Measured on {when} on {machine} by\n\n```text\n{command}\n```"
 
 
 def fill(page: Path, text: str, name: str = "") -> None:
@@ -72,6 +96,17 @@ def fill(page: Path, text: str, name: str = "") -> None:
     Raises:
         InputError: the page cannot be read or written, or lacks the markers.
     """
+    before, after = around(page, name)
+    first, last = markers(name)
+    write_text(f"{before}{first}\n\n{text}\n\n{last}{after}", page)
+
+
+def around(page: Path, name: str = "") -> tuple[str, str]:
+    """Return what stands before and after the markers of a page; asked before hours of work, it says what is missing.
+
+    Raises:
+        InputError: the page cannot be read, or lacks the markers.
+    """
     try:
         content = page.read_text(encoding="utf-8")
     except OSError as err:
@@ -81,7 +116,7 @@ def fill(page: Path, text: str, name: str = "") -> None:
     _, end, after = rest.partition(last)
     if not (begin and end):
         raise InputError(f"'{page}' lacks the lines '{first}' and '{last}'.", "Put both where the table belongs.")
-    write_text(f"{before}{first}\n\n{text}\n\n{last}{after}", page)
+    return before, after
 
 
 def write_plot(results: Sequence[Result], path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -52,26 +52,54 @@ def dice_grid(results: Sequence[Result]) -> str:
     A method that has not run on all of them has no such mean; where none has, there is no such row. Fewer runs than
     others have, and runs under-trained, are noted there as they are in the rows above.
     """
-    columns = columns_of(results)
     parts = [grid("Dice, mean [95 % interval]", results, lambda cell: mean_text(cell, "dice", ""))]
+    for shots, cells in _by_method_and_set(results):
+        if len(cells[0]) > 1 and any(all(row) for row in cells):
+            scans = max(sum(len(result.cases) for cell in row for result in cell) for row in cells)
+            name = f"**mean of {len(cells[0])} sets**"
+            parts.append(markdown_rows([[name, str(shots), str(scans), *_means_of_sets(cells, _dice)]]))
+    return "\n".join(parts)
+
+
+def beside_grid(results: Sequence[Result]) -> str:
+    """Return as Markdown what Dice does not tell, for each shot count in the mean over all sets: surfaces, seconds.
+
+    "" where no method has run on all of them.
+    """
+    lines = [["Mean of the sets", "Shots", *(" ".join(column) for column in columns_of(results))]]
+    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
+    for shots, cells in _by_method_and_set(results):
+        if any(all(row) for row in cells):
+            lines += [[name, str(shots), *_means_of_sets(cells, *how)] for name, how in _BESIDE.items()]
+    return f"**Beside Dice**\n\n{markdown_rows(lines)}" if len(lines) > 2 else ""
+
+
+def _by_method_and_set(results: Sequence[Result]) -> Iterator[tuple[int, list[list[list[Result]]]]]:
+    """Yield each shot count, and for each column the results on each set that anybody has run with it."""
+    columns = columns_of(results)
     for shots in sorted({result.shots for result in results}):
         here = [result for result in results if result.shots == shots]
         sets = sorted({result.set for result in here})
         cells = [[[r for r in here if (r.set, column_of(r)) == (name, column)] for name in sets] for column in columns]
-        if len(sets) > 1 and any(all(row) for row in cells):
-            runs = [[result for cell in row for result in cell] for row in cells]
-            scans = max(sum(len(result.cases) for result in found) for found in runs)
-            texts = [_mean_of_sets(row, max(map(len, runs))) for row in cells]
-            parts.append(markdown_rows([[f"**mean of {len(sets)} sets**", str(shots), str(scans), *texts]]))
-    return "\n".join(parts)
+        yield shots, cells
 
 
-def _mean_of_sets(cells: Sequence[Sequence[Result]], most: int) -> str:
-    """Return a method's mean Dice over its sets, each of equal weight; `most` is how many runs others have."""
-    if not all(cells):
-        return "–"
-    mean = float(np.mean([summary_of(cell, "dice").mean or 0.0 for cell in cells]))
-    return _noted(number_text(mean, ""), [result for cell in cells for result in cell], most, "runs")
+def _means_of_sets(
+    cells: Sequence[Sequence[Sequence[Result]]], value: Callable[[Sequence[Result]], float], decimals: int = 3
+) -> list[str]:
+    """Return for each method the mean of a set's value over the sets; none for a method that lacks a set."""
+    most = max(len(_runs(row)) for row in cells)
+
+    def text(row: Sequence[Sequence[Result]]) -> str:
+        if not all(row):
+            return "–"
+        return _noted(f"{np.mean([value(cell) for cell in row]):.{decimals}f}", _runs(row), most, "runs")
+
+    return [text(row) for row in cells]
+
+
+def _runs(row: Sequence[Sequence[Result]]) -> list[Result]:
+    return [result for cell in row for result in cell]
 
 
 def grid(title: str, results: Sequence[Result], text: Callable[[list[Result]], str]) -> str:
@@ -127,15 +155,37 @@ def summary_of(cell: Sequence[Result], metric: str) -> Summary:
     return [row for row in joined(cell).summary if row.metric == metric][-1]
 
 
+def _dice(cell: Sequence[Result]) -> float:
+    return summary_of(cell, "dice").mean or 0.0
+
+
+def _nsd(cell: Sequence[Result]) -> float:
+    return summary_of(cell, "nsd").mean or 0.0
+
+
+def _learning_s(cell: Sequence[Result]) -> float:
+    return float(np.mean([_busy(result, result.fit_cpu_s, result.fit_s) for result in cell]))
+
+
+def _scan_s(cell: Sequence[Result]) -> float:
+    return float(np.mean([_busy(result, found.cpu_s, found.seconds) for result in cell for found in result.cases]))
+
+
 def _seconds(cell: Sequence[Result]) -> str:
-    learn = float(np.mean([_busy(result, result.fit_cpu_s, result.fit_s) for result in cell]))
-    scan = float(np.mean([_busy(result, found.cpu_s, found.seconds) for result in cell for found in result.cases]))
-    return f"{learn:.0f} + {scan:.1f}"
+    return f"{_learning_s(cell):.0f} + {_scan_s(cell):.1f}"
 
 
 def _busy(result: Result, cpu_s: float, seconds: float) -> float:
     """Return seconds of the processor, which other work on a shared machine leaves alone; of a GPU, by the clock."""
     return cpu_s if result.device == "cpu" and cpu_s else seconds
+
+
+_BESIDE: Mapping[str, tuple[Callable[[Sequence[Result]], float], int]] = {
+    "NSD at 1 mm, of pictures 1 px": (_nsd, 3),
+    "seconds to learn": (_learning_s, 1),
+    "seconds a scan": (_scan_s, 1),
+}
+"""What is said beside Dice -> its value for a method's results on a set, and decimals."""
 
 
 @dataclass(frozen=True, slots=True)

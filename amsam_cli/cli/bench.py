@@ -312,6 +312,10 @@ def readme_command(
 def speed_command(
     repeats: Annotated[int, typer.Option(min=1, help="Turns of every piece of work; medians count.")] = 3,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the table to this JSON file.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write the table into this Markdown file, between the markers of --name.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of the markers in --page.")] = "speed",
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -326,11 +330,14 @@ def speed_command(
     """Time start-up, learning, evaluation and propagation in one run: ratios, seconds, peak memory."""
     screen = Screen(verbose, quiet, as_json)
     from amsam_cli.bench.machine import describe_machine
+    from amsam_cli.bench.page import around, fill, speed_fragment
     from amsam_cli.bench.speed import speed_json, speed_table, time_works
     from amsam_cli.bench.workloads import works_of
     from amsam_cli.models import choose_device
     from amsam_cli.report import write_json
 
+    if page:
+        around(page, name)
     where = str(choose_device(device))
     works = works_of(only or (), device=where)
     with screen.progress() as on_step:
@@ -338,5 +345,8 @@ def speed_command(
     content = {**speed_json(timings, repeats=repeats), "machine": describe_machine(where)}
     if output:
         write_json(content, output)
+    if page:
+        text = speed_fragment(timings, repeats=repeats, groups=only or (), machine=describe_machine(where))
+        fill(page, text, name)
     screen.table(speed_table(timings))
     screen.result(content)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from amsam_cli.bench.ranking import dice_grid, rank, table
+from amsam_cli.bench.ranking import beside_grid, dice_grid, rank, table
 from amsam_cli.bench.record import UNDER_TRAINED, CaseResult, Result
 
 
@@ -59,6 +59,17 @@ def test_mean_of_all_sets_says_where_a_method_ran_less_or_was_starved():
     last = dice_grid([*ours, starved, theirs[1]]).splitlines()[-1]
 
     assert last.endswith("| 0.500 | 0.400 (2 of 4 runs, under-trained) |")
+
+
+def test_what_stands_beside_dice_is_the_mean_of_all_sets():
+    easy, hard = [replace(result("unet", [nsd, nsd]), set=name) for name, nsd in (("easy", 0.9), ("hard", 0.2))]
+    only_easy = replace(result("forest", [0.7]), set="easy")
+
+    header, _, *body = rows(beside_grid([easy, hard, only_easy]), "Beside")
+
+    assert header[2:] == ["unet 1", "forest 1"]
+    assert [row[1:] for row in body] == [["4", "0.550", "–"], ["4", "30.0", "–"], ["4", "2.0", "–"]]
+    assert beside_grid([hard, only_easy]) == ""
 
 
 def test_table_shows_distances_with_their_unit():

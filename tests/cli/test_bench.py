@@ -130,12 +130,39 @@ def test_bench_readme_fills_the_page(amsam, tmp_path):
     assert "0.625 [" in page.read_text()
 
 
-def test_bench_speed_times_the_groups_asked_for(amsam, monkeypatch):
-    work = Work("nothing", "start-up", lambda: lambda: None)
+@pytest.fixture
+def nothing(monkeypatch):
+    """Let there be nothing to time but one work that does nothing; return how often it was done."""
+    done = []
+    work = Work("nothing", "start-up", lambda: lambda: done.append(1))
     monkeypatch.setattr("amsam_cli.bench.workloads.works_of", lambda groups, device: [work])
+    return done
 
+
+def test_bench_speed_times_the_groups_asked_for(amsam, nothing):
     ran = amsam("bench", "speed", "--only", "start-up", "--repeats", 1, "-o", "speed.json")
 
     assert ran.code == 0
     assert "nothing" in ran.out
     assert "processor core" in Path("speed.json").read_text()
+
+
+def test_bench_speed_fills_a_page(amsam, nothing, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(markers("speed")))
+
+    ran = amsam("bench", "speed", "--only", "start-up", "--repeats", 2, "--page", page)
+
+    assert ran.code == 0
+    assert "| nothing | " in page.read_text()
+    assert "amsam bench speed --only start-up --repeats 2" in page.read_text()
+
+
+def test_bench_speed_asks_for_the_markers_before_it_begins(amsam, nothing, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("no markers")
+
+    ran = amsam("bench", "speed", "--page", page)
+
+    assert (ran.code, nothing) == (2, [])
+    assert "lacks the lines" in ran.err
