@@ -317,7 +317,7 @@ def _memory_tensors(adapter: Adapter) -> dict[str, Tensor]:
         if sight.probe:
             tensors |= {f"{scale}.probe.weight": sight.probe.weight, f"{scale}.probe.bias": sight.probe.bias}
         if sight.mirror:
-            levels = (sight.mirror.features.features, *sight.mirror.features.detail)
+            levels = sight.mirror.features.levels
             tensors |= {f"{scale}.mirror.{number}": level for number, level in enumerate(levels)}
             tensors |= {f"{scale}.mirror.masks": sight.mirror.masks, f"{scale}.mirror.places": sight.mirror.places}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 
@@ -12,19 +13,22 @@ RESULT_BEARING = (
 )  # fmt: skip
 """Parts of the package that decide what a mask looks like; reading and writing files are held to the voxel by tests."""
 
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+SAME_MASKS: Mapping[str, str] = {"6f2d": "ead3"}
+"""Code -> earlier code whose results it repeated to the last digit, a refactoring being no new column. Shown by running
+some draws of several sets anew, tuned and untuned ones, into another folder, and comparing the scores."""
 
 
 @cache
 def code_of_results() -> str:
-    """Return four letters that change when the code that makes masks does, its comments and docstrings left out."""
+    """Return four letters that change when the masks that the code makes do, whatever its comments say."""
     package = resources.files("amsam_cli")
     whole = hashlib.sha256()
     for name in RESULT_BEARING:
         part = package.joinpath(name)
         for text in _sources(part):
             whole.update(code_digest(text).encode())
-    return whole.hexdigest()[:4]
+    code = whole.hexdigest()[:4]
+    return SAME_MASKS.get(code, code)
 
 
 def _sources(part: resources.abc.Traversable) -> list[str]:
@@ -35,13 +39,18 @@ def _sources(part: resources.abc.Traversable) -> list[str]:
 
 
 def code_digest(source: str) -> str:
-    """Return a hash of what Python code does.
+    r"""Return a hash of what Python code does.
 
-    >>> code_digest("def f(): return 1  # one") == code_digest("def f():  return 1")
+    >>> code_digest("N = 1  # one") == code_digest("N = 1\n'How many.'")
     True
     """
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
+    tree = _Silent().visit(ast.parse(source))
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+class _Silent(ast.NodeTransformer):
+    """Takes out what does nothing: docstrings, also those below constants."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node

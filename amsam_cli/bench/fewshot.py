@@ -13,6 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from amsam_cli.bench.base import Choosing, Expecting, Fitted, Foretelling, Method, Remarked
 from amsam_cli.bench.claims import claimed
 from amsam_cli.bench.contenders import AVAILABLE_METHODS, load_method
@@ -216,5 +219,15 @@ def _segment_case(name: str, fitted: Fitted, there: Cases) -> CaseResult:
             found = fitted.segment(query)
     labels = there.dataset.labels
     report = evaluate_maps(found, query.truth, names=labels, case=name)
-    scored = CaseResult.of(report, spent, list(labels.values()), there.patient_of(name))
+    beyond = {label: slices_beyond(found.mask(value), query.truth.mask(value)) for value, label in labels.items()}
+    scored = CaseResult.of(report, spent, beyond, there.patient_of(name))
     return replace(scored, expected=expected)
+
+
+def slices_beyond(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> int:
+    """Return on how many slices a mask (D, H, W) shows what the truth has not there at all.
+
+    >>> slices_beyond(np.array([[[1]], [[1]], [[0]]], bool), np.array([[[1]], [[0]], [[1]]], bool))
+    1
+    """
+    return int((mask.any(axis=(1, 2)) & ~truth.any(axis=(1, 2))).sum())

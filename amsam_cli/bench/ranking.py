@@ -9,13 +9,16 @@ from itertools import groupby
 import numpy as np
 
 from amsam_cli.bench.contenders import AVAILABLE_METHODS
-from amsam_cli.bench.record import Result, joined
+from amsam_cli.bench.record import BEYOND, Result, joined
 from amsam_cli.evaluation import compare
 from amsam_cli.report import Difference, Report, Score, Summary, markdown_rows
 from amsam_cli.report.scores import number_text
 
 Column = tuple[str, str]
 """A method's name and version."""
+
+NOTHING = "–"
+"""What stands in a cell that has no value."""
 
 ENOUGH = 0.5
 """Share of the scans of the method that has run on most."""
@@ -69,8 +72,9 @@ def beside_grid(results: Sequence[Result]) -> str:
     lines = [["Mean of the sets", "Shots", *(" ".join(column) for column in columns_of(results))]]
     lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
     for shots, cells in _by_method_and_set(results):
-        if any(all(row) for row in cells):
-            lines += [[name, str(shots), *_means_of_sets(cells, *how)] for name, how in _BESIDE.items()]
+        for name, how in _BESIDE.items():
+            means = _means_of_sets(cells, *how)
+            lines += [[name, str(shots), *means]] if set(means) != {NOTHING} else []
     return f"**Beside Dice**\n\n{markdown_rows(lines)}" if len(lines) > 2 else ""
 
 
@@ -85,15 +89,15 @@ def _by_method_and_set(results: Sequence[Result]) -> Iterator[tuple[int, list[li
 
 
 def _means_of_sets(
-    cells: Sequence[Sequence[Sequence[Result]]], value: Callable[[Sequence[Result]], float], decimals: int = 3
+    cells: Sequence[Sequence[Sequence[Result]]], value: Callable[[Sequence[Result]], float | None], decimals: int = 3
 ) -> list[str]:
-    """Return for each method the mean of a set's value over the sets; none for a method that lacks a set."""
+    """Return for each method the mean of a set's value over the sets; `NOTHING` for a method that lacks one."""
     most = max(len(_runs(row)) for row in cells)
 
     def text(row: Sequence[Sequence[Result]]) -> str:
-        if not all(row):
-            return "–"
-        return _noted(f"{np.mean([value(cell) for cell in row]):.{decimals}f}", _runs(row), most, "runs")
+        values = [value(cell) if cell else None for cell in row]
+        known = [found for found in values if found is not None]
+        return _noted(f"{np.mean(known):.{decimals}f}", _runs(row), most, "runs") if len(known) == len(row) else NOTHING
 
     return [text(row) for row in cells]
 
@@ -112,7 +116,7 @@ def grid(title: str, results: Sequence[Result], text: Callable[[list[Result]], s
         cells = [[each for each in here if column_of(each) == column] for column in columns]
         most = max(len(cell) for cell in cells)
         scans = max(sum(len(each.cases) for each in cell) for cell in cells)
-        filled = [_noted(text(cell), cell, most) if cell else "–" for cell in cells]
+        filled = [_noted(text(cell), cell, most) if cell else NOTHING for cell in cells]
         lines.append([name, str(shots), str(scans), *filled])
     return f"**{title}**\n\n{markdown_rows(lines)}"
 
@@ -163,6 +167,13 @@ def _nsd(cell: Sequence[Result]) -> float:
     return summary_of(cell, "nsd").mean or 0.0
 
 
+def _beyond(cell: Sequence[Result]) -> float | None:
+    """Return the mean over labels and scans; None where a result of an earlier version did not count them."""
+    counts = [scores.get(BEYOND) for result in cell for found in result.cases for scores in found.scores.values()]
+    known = [count for count in counts if count is not None]
+    return float(np.mean(known)) if known and len(known) == len(counts) else None
+
+
 def _learning_s(cell: Sequence[Result]) -> float:
     return float(np.mean([_busy(result, result.fit_cpu_s, result.fit_s) for result in cell]))
 
@@ -180,8 +191,9 @@ def _busy(result: Result, cpu_s: float, seconds: float) -> float:
     return cpu_s if result.device == "cpu" and cpu_s else seconds
 
 
-_BESIDE: Mapping[str, tuple[Callable[[Sequence[Result]], float], int]] = {
+_BESIDE: Mapping[str, tuple[Callable[[Sequence[Result]], float | None], int]] = {
     "NSD at 1 mm, of pictures 1 px": (_nsd, 3),
+    "slices beyond a structure, a scan": (_beyond, 2),
     "seconds to learn": (_learning_s, 1),
     "seconds a scan": (_scan_s, 1),
 }
@@ -307,4 +319,4 @@ def duel_table(duels: Sequence[Duel]) -> str:
 
 
 def _p_text(p_value: float | None) -> str:
-    return "–" if p_value is None else "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+    return NOTHING if p_value is None else "<0.001" if p_value < 0.001 else f"{p_value:.3f}"

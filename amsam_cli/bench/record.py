@@ -18,6 +18,9 @@ UNDER_TRAINED = "under-trained"
 METRICS = ("dice", "hd95_mm", "nsd")
 """Of all that `evaluate` measures, what a result keeps."""
 
+BEYOND = "slices_beyond"
+"""A metric of the benchmark's own: how many slices show a label that the reference has not there."""
+
 
 @dataclass(slots=True)
 class Spent:
@@ -46,7 +49,7 @@ class CaseResult:
     Attributes:
         case: its name.
         seconds: for the segmentation alone.
-        scores: label -> metric -> value; None where the label is absent in both maps.
+        scores: label -> metric -> value, of `METRICS` and `BEYOND`; None where the label is absent in both maps.
         patient: whose scan it is; "" where every scan is another patient's.
         cpu_s: of the processor, whatever else it had to do meanwhile; 0 where it was not measured.
         expected: label -> the Dice that the method expected of its mask; empty where it said nothing.
@@ -60,10 +63,13 @@ class CaseResult:
     expected: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, report: Report, spent: Spent, labels: Sequence[str], patient: str = "") -> Self:
-        """Return the result of a report on one case, of these labels."""
+    def of(cls, report: Report, spent: Spent, beyond: Mapping[str, int], patient: str = "") -> Self:
+        """Return the result of a report on one case, of the labels of which `beyond` counts slices too many."""
         kept = [row for row in report.rows if row.metric in METRICS]
-        scores = {label: {row.metric: row.value for row in kept if row.label == label} for label in labels}
+        scores = {
+            label: {**{row.metric: row.value for row in kept if row.label == label}, BEYOND: float(count)}
+            for label, count in beyond.items()
+        }
         return cls(report.cases[0], spent.seconds, scores, patient, spent.cpu_s)
 
 

@@ -82,12 +82,12 @@ def feature_columns(embedding: Embedding) -> Tensor:
 
 def _side(embedding: Embedding) -> int:
     """Return the side of the finest level."""
-    return max(int(level.shape[-1]) for level in (embedding.features, *embedding.detail))
+    return max(int(level.shape[-1]) for level in embedding.levels)
 
 
 def _levels(embedding: Embedding) -> Iterator[Tensor]:
     """Yield the levels (n, C, h, w) in the order of the columns; the place comes last."""
-    yield from (embedding.features, *embedding.detail)
+    yield from embedding.levels
     line = torch.linspace(-1, 1, _side(embedding), device=embedding.features.device)
     y, x = torch.meshgrid(line, line, indexing="ij")
     yield torch.stack([x, y, x * y, x.square(), y.square()])[None].expand(len(embedding), -1, -1, -1)

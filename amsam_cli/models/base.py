@@ -141,6 +141,11 @@ class Embedding(Batched):
     features: Tensor
     detail: tuple[Tensor, ...] = ()
 
+    @property
+    def levels(self) -> tuple[Tensor, ...]:
+        """All maps, features first."""
+        return (self.features, *self.detail)
+
 
 def shrunk(pixels: Tensor) -> Tensor:
     """Return frames (B, 3, S, S) on the grid of logits, (B, 3, s, s): brightness, which networks normalise away."""

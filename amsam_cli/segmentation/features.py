@@ -116,7 +116,7 @@ class Features:
                     raise
                 pace //= 2
                 continue
-            maps = [embedding.features, *embedding.detail]
+            maps = embedding.levels
             if not levels:
                 folder = _folder_for(maps, len(frames), limit_gib)
                 levels = [_room(level, len(frames), folder, number) for number, level in enumerate(maps)]

@@ -13,7 +13,7 @@ from amsam_cli.bench import fewshot
 from amsam_cli.bench.base import Query
 from amsam_cli.bench.claims import claimed
 from amsam_cli.bench.fewshot import AVAILABLE_METHODS, Selection, read_results, run_fewshot
-from amsam_cli.bench.record import Result
+from amsam_cli.bench.record import BEYOND, Result
 from amsam_cli.errors import InputError, ResourceError
 from amsam_cli.volume import LabelMap, Shot
 
@@ -51,6 +51,7 @@ def test_run_measures_every_query(data, splits, selection, tmp_path):
     assert [found.case for found in result.cases] == list(splits["toy"].splits[0].queries)
     assert {found.scores["bright"]["dice"] for found in result.cases} == {1.0}
     assert {found.scores["dim"]["dice"] for found in result.cases} == {0.0}
+    assert {found.scores["bright"][BEYOND] for found in result.cases} == {0.0}
     assert result.unit == "mm"
 
 

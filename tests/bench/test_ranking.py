@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from amsam_cli.bench.ranking import beside_grid, dice_grid, rank, table
-from amsam_cli.bench.record import UNDER_TRAINED, CaseResult, Result
+from amsam_cli.bench.record import BEYOND, UNDER_TRAINED, CaseResult, Result
 
 
 def result(method: str, dice: list[float], *, seed: int = 0, shots: int = 4) -> Result:
@@ -70,6 +70,17 @@ def test_what_stands_beside_dice_is_the_mean_of_all_sets():
     assert header[2:] == ["unet 1", "forest 1"]
     assert [row[1:] for row in body] == [["4", "0.550", "–"], ["4", "30.0", "–"], ["4", "2.0", "–"]]
     assert beside_grid([hard, only_easy]) == ""
+
+
+def test_slices_beyond_are_shown_where_every_result_counted_them():
+    counted = result("amsam", [0.5, 0.5])
+    for found, count in zip(counted.cases, (1.0, 2.0), strict=True):
+        found.scores["disc"][BEYOND] = count
+
+    body = rows(beside_grid([counted, result("unet", [0.5])]), "Beside")[2:]
+
+    assert next(row for row in body if row[0].startswith("slices beyond"))[2:] == ["1.50", "–"]
+    assert "slices beyond" not in beside_grid([result("unet", [0.5])])
 
 
 def test_table_shows_distances_with_their_unit():
