@@ -19,6 +19,8 @@ from amsam_cli.preprocess import Frames
 
 BATCH = 16
 """Frames encoded at once."""
+WIDE, FEW = 256, 2
+"""On a processor, frames wider than this go by twos: what becomes of more no longer fits its caches."""
 FREE_SHARE = 0.5
 FALLBACK_GIB = 4.0
 
@@ -105,7 +107,7 @@ class Features:
         """Return the features of all frames; past `limit_gib` they lie on disk."""
         levels: list[Level] = []
         folder = None
-        pace = BATCH
+        pace = _pace(model.device, frames.recipe.image_size)
         start = 0
         while start < len(frames):
             on_step("encode", start, len(frames))
@@ -145,6 +147,15 @@ class Features:
         wanted = torch.as_tensor(index)
         features, *detail = (level.rows(wanted).to(self.model.device, torch.float32) for level in self._levels)
         return Embedding(features, tuple(detail))
+
+
+def _pace(device: torch.device, side: int) -> int:
+    """Return how many frames to encode at once.
+
+    >>> _pace(torch.device("cpu"), 256), _pace(torch.device("cpu"), 512), _pace(torch.device("cuda"), 512)
+    (16, 2, 16)
+    """
+    return FEW if device.type == "cpu" and side > WIDE else BATCH
 
 
 def _folder_for(maps: Sequence[Tensor], depth: int, limit_gib: float | None) -> Path | None:
