@@ -13,14 +13,14 @@ from amsam_cli.cli.info import print_adapter
 from amsam_cli.cli.options import AsJson, Device, Quiet, Seed, Verbose
 from amsam_cli.cli.screen import Screen
 from amsam_cli.errors import InputError
-from amsam_cli.volume import Plane
 
 if TYPE_CHECKING:
     from amsam_cli.io import Candidate, Collection, Finding
     from amsam_cli.report import Json
 
 DEFAULT_SHOTS = 4
-# As in `amsam_cli.adapter.config`, which needs torch.
+# As in `amsam_cli.volume`, which needs numpy, and in `amsam_cli.adapter.config`, which needs torch.
+Plane = Literal["axial", "coronal", "sagittal"]
 Tune = Literal["lora", "decoder", "encoder", "full"]
 Order = Literal["first", "unrolled", "off"]
 
