@@ -63,7 +63,7 @@ def speed_fragment(timings: Sequence[Timing], *, repeats: int, groups: Sequence[
         machine: what it ran on.
     """
     header, *rows = speed_table(timings)
-    rule = ["---", *["---:"] * 3, "---"]
+    rule = ["---", "---", *["---:"] * 3, "---"]
     options = [*(f"--only {group}" for group in groups), f"--repeats {repeats}"]
     today = datetime.now(UTC).date().isoformat()
     origin = _measured(today, machine, f"amsam bench speed {' '.join(options)}")

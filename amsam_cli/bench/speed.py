@@ -117,12 +117,12 @@ def _peak_since() -> float:
 
 def speed_table(timings: Sequence[Timing]) -> Table:
     """Return timings as text for the eye, the header first."""
-    rows: Table = [["What", "Seconds", "Ratio", "Peak memory (MiB)", "Compared with"]]
+    rows: Table = [["Group", "What", "Seconds", "Ratio", "Peak memory (MiB)", "Compared with"]]
     for timing in timings:
         first = next(other.name for other in timings if other.group == timing.group)
         memory = "–" if timing.peak_memory_mib is None else f"{timing.peak_memory_mib:.0f}"
         compared = "" if timing.name == first else first
-        rows.append([timing.name, f"{timing.seconds:.3g}", f"{timing.ratio:.2f}", memory, compared])
+        rows.append([timing.group, timing.name, f"{timing.seconds:.3g}", f"{timing.ratio:.2f}", memory, compared])
     return rows
 
 

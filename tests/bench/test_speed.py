@@ -106,7 +106,10 @@ def test_progress_ends_complete(clock):
 def test_table_names_what_each_row_is_compared_with():
     timings = [Timing("floor", "x", 0.1, 0.1, 1.0, None), Timing("ours", "x", 0.25, 0.2, 2.5, 812.4)]
 
-    assert speed_table(timings)[1:] == [["floor", "0.1", "1.00", "–", ""], ["ours", "0.25", "2.50", "812", "floor"]]
+    assert speed_table(timings)[1:] == [
+        ["x", "floor", "0.1", "1.00", "–", ""],
+        ["x", "ours", "0.25", "2.50", "812", "floor"],
+    ]
 
 
 def test_json_holds_every_row():
