@@ -15,6 +15,7 @@ import numpy as np
 from amsam_cli.bench.ranking import Column, beside_grid, column_of, columns_of, dice_grid, duel_table, rank, summary_of
 from amsam_cli.bench.record import Result
 from amsam_cli.bench.speed import Timing, speed_table
+from amsam_cli.bench.splits import load_splits
 from amsam_cli.errors import InputError
 from amsam_cli.io.atomic import atomic_path
 from amsam_cli.report import markdown_rows
@@ -46,11 +47,9 @@ def fragment(results: Sequence[Result], *, folder: str) -> str:
         results: of the versions to show.
         folder: of results, as the command names it.
     """
-    parts = [dice_grid(results), *filter(None, [beside_grid(results)])]
     duels = rank(results)
-    if duels:
-        parts.append(duel_table(duels))
-    return "\n\n".join([*parts, _origin(results, folder)])
+    parts = [dice_grid(results), beside_grid(results), duel_table(duels) if duels else "", _origin(results, folder)]
+    return "\n\n".join(filter(None, parts))
 
 
 def speed_fragment(timings: Sequence[Timing], *, repeats: int, groups: Sequence[str], machine: str) -> str:
@@ -77,6 +76,8 @@ def _origin(results: Sequence[Result], folder: str) -> str:
     options = [f"--method {name}" for name in dict.fromkeys(name for name, _ in columns_of(results))]
     options += [f"-k {shots}" for shots in sorted({result.shots for result in results})]
     options += [f"--seed {seed}" for seed in sorted({result.seed for result in results})]
+    sets = {result.set for result in results}
+    options += [f"--set {name}" for name in sorted(sets)] if sets != load_splits().keys() else []
     command = f"amsam bench fewshot DATA -o {folder} {' '.join(options)}"
     return _measured(span, "; ".join(machines), command)
 

@@ -74,7 +74,8 @@ def beside_grid(results: Sequence[Result]) -> str:
     for shots, cells in _by_method_and_set(results):
         for name, how in _BESIDE.items():
             means = _means_of_sets(cells, *how)
-            lines += [[name, str(shots), *means]] if set(means) != {NOTHING} else []
+            if set(means) != {NOTHING}:
+                lines.append([name, str(shots), *means])
     return f"**Beside Dice**\n\n{markdown_rows(lines)}" if len(lines) > 2 else ""
 
 

@@ -342,11 +342,11 @@ def speed_command(
     works = works_of(only or (), device=where)
     with screen.progress() as on_step:
         timings = time_works(works, repeats=repeats, on_step=on_step)
-    content = {**speed_json(timings, repeats=repeats), "machine": describe_machine(where)}
+    machine = describe_machine(where)
+    content = {**speed_json(timings, repeats=repeats), "machine": machine}
     if output:
         write_json(content, output)
-    if page:
-        text = speed_fragment(timings, repeats=repeats, groups=only or (), machine=describe_machine(where))
-        fill(page, text, name)
     screen.table(speed_table(timings))
+    if page:
+        fill(page, speed_fragment(timings, repeats=repeats, groups=only or (), machine=machine), name)
     screen.result(content)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from amsam_cli.bench.page import fill, fragment, markers, newest, write_plot
+from amsam_cli.bench.splits import load_splits
 from amsam_cli.errors import InputError
 from tests.bench.test_ranking import result
 
@@ -29,7 +30,15 @@ def test_fragment_says_when_on_what_and_by_which_command():
 
     assert "Measured on 2026-11-24 on 2 processor cores (x86_64), no GPU by" in text
     assert "amsam bench fewshot DATA -o results --method unet --method forest -k 4 --seed 0 --seed 1" in text
+    assert "--seed 1 --set toy\n" in text
     assert "| toy | 4 |" in text
+
+
+def test_fragment_names_no_sets_where_all_that_have_draws_are_there():
+    every = [replace(DATED, set=name) for name in load_splits()]
+
+    assert "--set" not in fragment(every, folder="results")
+    assert "--set" in fragment(every[1:], folder="results")
 
 
 def test_fill_replaces_what_stood_between_the_markers(tmp_path):
