@@ -13,7 +13,6 @@ from amsam_cli.report import Json
 from amsam_cli.volume import LabelMap, Shot, Volume
 
 if TYPE_CHECKING:
-    from amsam_cli.bench.cases import Cases
     from amsam_cli.models.base import OnStep
 
 
@@ -62,14 +61,6 @@ class Expecting(Protocol):
 
     def segment_and_expect(self, query: Query) -> tuple[LabelMap, Mapping[str, float]]:
         """Return the labels of the scan, and name of label -> the Dice it expects of its mask, where there is one."""
-
-
-@runtime_checkable
-class Choosing(Protocol):
-    """A method that may ask for other slices of the scans it was given."""
-
-    def slices(self, there: Cases, drawn: Sequence[str]) -> Sequence[str]:
-        """Return as many annotated slices of the same scans as were drawn."""
 
 
 class Method(Protocol):

@@ -6,7 +6,7 @@ All come from the scans of one draw, so that what differs is the choice alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from amsam_cli.adaptation import adapt, choose
 from amsam_cli.adapter import AdapterConfig
@@ -15,6 +15,14 @@ from amsam_cli.models.base import PromptableModel
 from amsam_cli.suggest import suggest_slices
 
 Choice = Literal["drawn", "chosen", "suggested"]
+
+
+@runtime_checkable
+class Choosing(Protocol):
+    """A method that may ask for other slices of the scans it was given."""
+
+    def slices(self, there: Cases, drawn: Sequence[str]) -> Sequence[str]:
+        """Return as many annotated slices of the same scans as were drawn."""
 
 
 def chosen_slices(there: Cases, drawn: Sequence[str]) -> list[str]:

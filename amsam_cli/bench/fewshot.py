@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from amsam_cli.bench.base import Choosing, Expecting, Fitted, Foretelling, Method, Remarked
+from amsam_cli.bench.base import Expecting, Fitted, Foretelling, Method, Remarked
 from amsam_cli.bench.claims import claimed
 from amsam_cli.bench.contenders import AVAILABLE_METHODS, load_method
 from amsam_cli.bench.machine import describe_machine
@@ -185,6 +185,7 @@ def _run(task: Task, output: Path, on_step: OnStep | None) -> Result:
     import torch
 
     from amsam_cli.bench.cases import Cases
+    from amsam_cli.bench.choosing import Choosing
 
     there = Cases(task.dataset, task.folder)
     drawn, method = task.blank.supports, task.method
