@@ -54,10 +54,14 @@ def _segmenting(depth: int, side: int, max_memory_gib: float | None) -> Callable
 
 def discs_adapter(side: int, model: PromptableModel) -> Adapter:
     """Return what one slice of two discs teaches a model in context."""
+    return adapt([discs_shot(side)], model, config=AdapterConfig(steps=0, tune="lora", forecast=False))
+
+
+def discs_shot(side: int) -> Shot:
+    """Return one annotated slice of two discs."""
     trial = Trial(1, LABELS, side)
     masks = np.stack([trial.mask(label).numpy() for label in range(LABELS)])
     painted = (masks * np.arange(1, LABELS + 1)[:, None, None]).max(axis=0).astype(np.uint16)
     geometry = trial.volume.geometry
     labels = LabelMap(painted[None], geometry, {value + 1: f"disc {value + 1}" for value in range(LABELS)})
-    shot = Shot(trial.volume, labels, lambda: trial.volume, "discs:0", "nobody", 0.0)
-    return adapt([shot], model, config=AdapterConfig(steps=0, tune="lora", forecast=False))
+    return Shot(trial.volume, labels, lambda: trial.volume, "discs:0", "nobody", 0.0)

@@ -18,6 +18,8 @@ from amsam_cli.bench.speed import Work
 from amsam_cli.errors import InputError
 from amsam_cli.volume import Shot
 
+SHORT = ("start-up", "learning", "evaluation", "propagation")
+
 
 def startup_works() -> list[Work]:
     """Return the start of an empty Python, of the library, and of the command line that loads no torch."""
@@ -87,7 +89,7 @@ _ORGANS = (
 
 
 def works_of(groups: Sequence[str], *, device: str = "cpu") -> list[Work]:
-    """Return the works of some groups; for none all but the last two, which take hours on a processor.
+    """Return the works of some groups; for none all but the long ones, which take up to hours on a processor.
 
     Raises:
         InputError: there is no such group.
@@ -97,13 +99,14 @@ def works_of(groups: Sequence[str], *, device: str = "cpu") -> list[Work]:
         "learning": lambda: _sample_learning(device),
         "evaluation": evaluation_works,
         "propagation": _propagation,
+        "sizes": lambda: _sizes(device),
         "depth": _depth,
         "propagation-full": _propagation_at_length,
     }
     unknown = [group for group in groups if group not in makers]
     if unknown:
         raise InputError(f"There is no group '{unknown[0]}' to time.", f"Choose from {', '.join(makers)}.")
-    return [work for group in groups or [*makers][:-2] for work in makers[group]()]
+    return [work for group in groups or SHORT for work in makers[group]()]
 
 
 def _propagation() -> list[Work]:
@@ -118,6 +121,13 @@ def _propagation_at_length() -> list[Work]:
     from amsam_cli.bench.propagation import propagation_works
 
     return propagation_works(slices=200, labels=(1, 5, 20), precisions=("fp32", "bf16"))
+
+
+def _sizes(device: str) -> list[Work]:
+    """Return encoding and learning by models of every size."""
+    from amsam_cli.bench.sizes import size_works
+
+    return size_works(device=device)
 
 
 def _depth() -> list[Work]:

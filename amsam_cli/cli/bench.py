@@ -319,7 +319,7 @@ def speed_command(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Repeatable: start-up, learning, evaluation, propagation; long ones: depth, propagation-full."
+            help="Repeatable: start-up, learning, evaluation, propagation; long ones: sizes, depth, propagation-full."
         ),
     ] = None,
     device: Device = "auto",
