@@ -42,9 +42,9 @@ class Level:
     decay: float = 0.0
 
     def optimiser(self) -> torch.optim.AdamW:
-        """Return a fresh AdamW, not fused: that misreads gradients whose memory layout is not their weights' own."""
+        """Return a fresh AdamW. It is fused, so it wants gradients that lie in memory as their weights do."""
         return torch.optim.AdamW(
-            list(self.parameters), lr=self.rate, weight_decay=self.decay, betas=BETAS, eps=EPSILON, foreach=False
+            list(self.parameters), lr=self.rate, weight_decay=self.decay, betas=BETAS, eps=EPSILON, fused=True
         )
 
 
@@ -230,9 +230,13 @@ def _shorten(gradients: Sequence[Tensor], most: float) -> None:
 
 
 def _apply(optimiser: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
-    """Take an optimiser's step along given gradients."""
+    """Take an optimiser's step along given gradients.
+
+    The fused AdamW of torch 2.14 misreads on the processor, silently, those whose layout is not their weights' own.
+    """
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
+        is_alike = gradient.stride() == parameter.stride()
+        parameter.grad = gradient if is_alike else torch.empty_like(parameter).copy_(gradient)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
 

@@ -6,6 +6,7 @@ same size and learns much sooner from synthetic data. Everything after the trunk
 
 from __future__ import annotations
 
+import torch
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
@@ -24,8 +25,12 @@ MEMORY_LAYERS = 2
 
 
 def build_network() -> SAM2Base:
-    """Return the built-in architecture with random weights: 128 channels, memories of 32, two memory layers."""
-    return SAM2Base(
+    """Return the built-in architecture with random weights: 128 channels, memories of 32, two memory layers.
+
+    Its convolutions are channels last, as frames are encoded: none then turns its weights first, which takes an eighth
+    of the time of a step.
+    """
+    network = SAM2Base(
         image_encoder=_image_encoder(),
         memory_attention=_memory_attention(),
         memory_encoder=_memory_encoder(),
@@ -46,7 +51,8 @@ def build_network() -> SAM2Base:
         fixed_no_obj_ptr=True,
         use_mlp_for_obj_ptr_proj=True,
         no_obj_embed_spatial=True,
-    ).eval()
+    )
+    return network.eval().to(memory_format=torch.channels_last)
 
 
 class ConvTrunk(nn.Module):

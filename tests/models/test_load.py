@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from amsam_cli import models
 from amsam_cli.errors import InputError, WeightsError
@@ -46,7 +46,7 @@ def tiny(folder: Path) -> tuple[Path, torch.nn.Module]:
 def small_builtin(folder: Path) -> tuple[Path, torch.nn.Module]:
     network = builtin.build_network()
     path = folder / "builtin.safetensors"
-    save_file(network.state_dict(), path)
+    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, path)
     return path, network
 
 
@@ -106,7 +106,7 @@ def test_load_uses_the_side_of_the_registry(tiny):
 
 def test_load_takes_half_precision_files(folder, small_builtin):
     path = folder / "half.safetensors"
-    save_file({key: value.half() for key, value in small_builtin[1].state_dict().items()}, path)
+    save_file({key: value.half() for key, value in load_file(small_builtin[0]).items()}, path)
 
     weights = load(f"builtin={path}").network.state_dict()
 
@@ -129,7 +129,7 @@ def test_load_refuses_another_family_and_names_the_right_model(small_builtin):
 
 def test_load_says_which_weight_has_another_shape(folder, small_builtin):
     path = folder / "wide.safetensors"
-    state = {**small_builtin[1].state_dict(), "no_mem_embed": torch.zeros(1, 1, 7)}
+    state = {**load_file(small_builtin[0]), "no_mem_embed": torch.zeros(1, 1, 7)}
     save_file(state, path)
 
     with pytest.raises(WeightsError, match=r"1 weight is of another shape \(no_mem_embed \(1, 1, 7\) instead of \(1,"):
