@@ -4,7 +4,8 @@ A mask's own probabilities say which of two is better, but are far too sure. Wha
 shot being segmented without itself, brings them to the level of the label; the forecast, where there is one, saw tuning
 too. Reverse accuracy (Valindria et al., 2017; RevSAM2, 2024) asks back: a shot is segmented with the result as the only
 memory, and where the result is of something else, the shot's own mask is not found again. None is right alone, so the
-mean of all there are counts.
+mean of all there are counts. With a single shot there is no other than asking back, and it flatters: it asks for what
+the mask was made from.
 Letters: n frames, s the side of logits.
 """
 
@@ -18,6 +19,8 @@ from torch import Tensor
 
 FRAMES = 16
 """Frames looked at at once."""
+ALONE = 4
+"""Power that brings what asking back says alone to the level of the truth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +62,12 @@ def expected_dice(own: float, gauge: Gauge | None, *, forecast: float | None, re
         reverse: its Dice on the shots, segmented from the mask.
 
     A mask half as sure as the shots' own were is expected to be about half as good: anchors move with
-    exp(own - gauge.own).
+    exp(own - gauge.own). Asking back alone, of one shot, counts by its fourth power.
 
     >>> round(expected_dice(0.9, Gauge(0.9, 0.6), forecast=0.4, reverse=0.2), 3)
     0.4
     """
     anchors = [] if gauge is None else [value for value in (gauge.dice, forecast) if value is not None]
     witnesses = [min(1.0, value * math.exp(own - gauge.own)) for value in anchors] if gauge else []
-    witnesses += [] if reverse is None else [reverse]
+    witnesses += [] if reverse is None else [reverse if witnesses else reverse**ALONE]
     return sum(witnesses) / len(witnesses) if witnesses else own

@@ -39,8 +39,8 @@ def test_expected_dice_never_exceeds_one():
     assert expected_dice(1.0, Gauge(0.1, 0.9), forecast=None, reverse=None) == 1
 
 
-def test_one_shot_can_only_be_asked_back():
-    assert expected_dice(0.9, Gauge(0.9), forecast=None, reverse=0.35) == 0.35
+def test_one_shot_can_only_be_asked_back_and_is_believed_less():
+    assert expected_dice(0.9, Gauge(0.9), forecast=None, reverse=0.5) == pytest.approx(0.5**4)
 
 
 def test_expected_dice_is_the_masks_own_where_nothing_else_is_known():
