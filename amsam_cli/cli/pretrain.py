@@ -37,6 +37,9 @@ def pretrain_command(
         ),
     ] = "builtin",
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the whole run.")] = 4000,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="Tasks of a step, on frames of 128 px.", show_default="preset's")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of data sets with real anatomy to learn from too.")] = None,
     image_size: Annotated[
         int | None, typer.Option(min=32, help="One frame side in pixels for the whole run.", show_default="preset's")
@@ -53,6 +56,8 @@ def pretrain_command(
 
     schedule = PUBLISHED if preset is Preset.FSSAM else Schedule()
     schedule = replace(schedule, steps=steps, seed=seed)
+    if episodes is not None:
+        schedule = replace(schedule, episodes=episodes)
     if image_size is not None:
         schedule = replace(schedule, sides=((image_size, 1.0),))
     from_nothing = preset is Preset.AMSAM and model == "builtin"

@@ -18,6 +18,8 @@ from amsam_cli.pretrain.lesions import with_lesions
 
 TISSUES = 14
 """Labels of one episode at most: twelve of its anatomy, and the two parts of a lesion."""
+PATIENT_SHIFT = 0.25
+"""How far apart the brightness of a tissue may lie in the patients of one episode, as a standard deviation, at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,7 +237,7 @@ def _paint(label: Tensor, labels: int, generator: torch.Generator) -> Tensor:
     batch, frames, size, _ = label.shape
     channels = 3 if torch.rand((), generator=generator) < 0.2 else 1
     mean = torch.rand(batch, 1, labels, channels, generator=generator)
-    patient_shift = uniform((batch, 1, 1, 1), 0.0, 0.08, generator)
+    patient_shift = PATIENT_SHIFT * uniform((batch, 1, 1, 1), 0.0, 1.0, generator).square()
     mean = mean + patient_shift * torch.randn(batch, frames, labels, channels, generator=generator)
     dark_outside = torch.rand(batch, 1, 1, generator=generator) < 0.7
     mean[:, :, 0] = torch.where(dark_outside, 0.02, mean[:, :, 0])

@@ -26,12 +26,13 @@ def started(monkeypatch) -> dict[str, object]:
 
 
 def test_pretrain_starts_a_run_of_so_many_steps(amsam, started):
-    ran = amsam("pretrain", "-o", "run", "--steps", 7, "--seed", 5, "--json", "-d", "cpu")
+    ran = amsam("pretrain", "-o", "run", "--steps", 7, "--seed", 5, "--episodes", 3, "--json", "-d", "cpu")
 
     assert ran.json == {"output": "run", "steps": 7}
-    assert (started["schedule"].steps, started["schedule"].seed) == (7, 5)
+    schedule = started["schedule"]
+    assert (schedule.steps, schedule.seed, schedule.episodes) == (7, 5, 3)
     assert started["model"].name == "builtin"
-    assert started["schedule"].small_until > 0
+    assert schedule.small_until > 0
 
 
 def test_pretrain_from_weights_is_gentler_than_from_nothing(amsam, started):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from amsam_cli.pretrain.anatomy import invent
-from amsam_cli.pretrain.synthesis import Anatomies, Plan, render
+from amsam_cli.pretrain.synthesis import PATIENT_SHIFT, Anatomies, Plan, _paint, render
 
 PLAN = Plan(episodes=6, supports=2, queries=2, image_size=64)
 
@@ -74,3 +74,13 @@ def test_real_look_is_taken_from_the_image():
     inside = episodes.pixels[:, :, :1][episodes.masks > 0].mean()
     outside = episodes.pixels[:, :, :1][episodes.masks == 0].mean()
     assert inside > outside + 0.2
+
+
+def test_patients_of_an_episode_differ_in_the_brightness_of_a_tissue():
+    label = torch.ones(200, 4, 16, 16, dtype=torch.long)  # one tissue fills every frame
+
+    means = _paint(label, 2, generator()).mean(dim=(2, 3, 4))
+    spread = means.std(dim=1)
+
+    assert 0.4 * PATIENT_SHIFT < spread.max() < 2 * PATIENT_SHIFT
+    assert spread.median() < 0.5 * PATIENT_SHIFT
