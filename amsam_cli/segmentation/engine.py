@@ -27,7 +27,7 @@ from amsam_cli.segmentation.looks import (
     look_at_slices,
     look_at_supports,
 )
-from amsam_cli.segmentation.merging import Found, merge
+from amsam_cli.segmentation.merging import Found, log_odds, merge
 from amsam_cli.segmentation.plan import Plan
 from amsam_cli.segmentation.scene import Place, Scene
 from amsam_cli.segmentation.tracking import key_slices, track
@@ -102,8 +102,7 @@ def segment(
     last = passes[-1]
     labels, probabilities = merge(found, volume, names, with_probabilities=plan.probabilities)
     if plan.tidies:
-        several = {value: rule.several for value, rule in zip(names, adapter.whole.rules, strict=True)}
-        labels = tidy(labels, several, probabilities)
+        labels = _tidied(labels, probabilities, found, volume, adapter)
     expected = _expected(last, adapter, names)
     return Segmentation(
         labels,
@@ -191,6 +190,23 @@ def _look_over(scene: Scene, plan: Plan, report: OnStep) -> _Pass:
         looks = tracked if tracked and plan.only_tracks else looks | tracked
     report("segment", 3, 3)
     return _Pass(scene.place, scene.placement, fuse(looks, scene.sight.blends), keys, asked)
+
+
+def _tidied(
+    labels: LabelMap,
+    probabilities: Mapping[int, NDArray[np.float16]],
+    found: Sequence[Found],
+    volume: Volume,
+    adapter: Adapter,
+) -> LabelMap:
+    """Return the labels in as many pieces as the shots have them in."""
+    several = {value: rule.several for value, rule in zip(adapter.labels, adapter.whole.rules, strict=True)}
+    columns = {value: column for column, value in enumerate(adapter.labels)}
+
+    def of(value: int, slices: slice) -> NDArray[np.float32]:
+        return log_odds(found, volume, columns[value], slices)
+
+    return tidy(labels, several, probabilities, of)
 
 
 def _memory_model_of(adapter: Adapter, model: PromptableModel) -> MemoryModel:

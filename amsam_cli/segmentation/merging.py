@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -76,3 +76,11 @@ def _slab(found: Sequence[Found], start: int, shape: tuple[int, ...]) -> Tensor:
         mean = (slab.sigmoid() + CLOSER_WEIGHT * seen.sigmoid()) / (1 + CLOSER_WEIGHT)
         slab = torch.where(seen > -CLIP, mean.logit(eps=1e-4), -CLIP)
     return slab
+
+
+def log_odds(found: Sequence[Found], volume: Volume, label: int, slices: slice) -> NDArray[np.float32]:
+    """Return the logits (n, H, W) of label number `label` (its index, not its value) on some slices of the scan."""
+    alone = [replace(each, logits=each.logits[:, label, None]) for each in found]
+    _, height, width = volume.geometry.shape
+    slab = _slab(alone, slices.start, (slices.stop - slices.start, 1, height, width))
+    return np.asarray(slab[:, 0], np.float32)
