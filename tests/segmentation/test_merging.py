@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from amsam_cli.preprocess import Placement
-from amsam_cli.segmentation.merging import Found, merge
+from amsam_cli.segmentation.merging import Found, log_odds, merge
 from amsam_cli.segmentation.scene import Place
 from amsam_cli.volume import Geometry, Volume, Window
 
@@ -74,3 +74,17 @@ def test_first_pass_counts_where_the_closer_one_wavers():
     labels, _ = merge([found(first, Place.whole(scan), scan), found(wavering, place, scan)], scan, {1: "one"})
 
     assert [int(part.max()) for part in labels.data] == [0, 1, 0]
+
+
+def test_log_odds_are_those_by_which_a_label_was_found():
+    scan = volume(depth=5)
+    logits = torch.randn(5, 2, 16, 16, generator=torch.Generator().manual_seed(1))
+    place = Place(1, 3, Window(2, 2, 12, 12))
+    closer = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(2))
+    both = [found(logits, Place.whole(scan), scan), found(closer, place, scan)]
+    labels, _ = merge(both, scan, {1: "one", 2: "two"})
+
+    one, two = (log_odds(both, scan, label, slice(1, 4)) for label in (0, 1))
+
+    assert one.shape == (3, 16, 16)
+    np.testing.assert_array_equal(labels.data[1:4] == 2, (two > 0) & (two > one))
