@@ -1,3 +1,3 @@
 """The version number, alone, so that the build and `--version` read it without importing anything."""
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"

@@ -26,6 +26,8 @@ WORTHLESS = 0.25
 """Dice of the thresholded prior with the shots under which it says nothing."""
 SECOND = 0.1
 """Share of a label's first piece that makes another one a second piece rather than a speck."""
+HOLE = 0.01
+"""Share of a label that its holes must have to be holes rather than pixels left out."""
 ENLARGE = 0.1
 POINTS = 3
 """Two corners and a click."""
@@ -48,6 +50,7 @@ class PromptRule:
         smallest: least area of a component, as a share of the frame.
         several: whether the label comes in several pieces, as far as the shots tell.
         clicks: whether the box comes with a click.
+        hollow: whether it may have holes, as far as the shots tell.
         is_silent: whether no prompt is given at all: the prior is of no use, or was not asked for.
     """
 
@@ -55,6 +58,7 @@ class PromptRule:
     smallest: float
     is_silent: bool = False
     several: bool = True
+    hollow: bool = True
     clicks: bool = True
 
     def asking(self, how: Asking) -> PromptRule:
@@ -76,8 +80,14 @@ def learn_rule(prior: Tensor, masks: Tensor) -> PromptRule:
     areas = (masks > 0.5).float().mean(dim=(1, 2))
     shown = areas[areas > 0]
     smallest = float(shown.min()) * 0.1 if len(shown) else 0.0
-    several = len(shown) < 2 or any(_is_several(mask > 0.5) for mask in masks)
-    return PromptRule(THRESHOLDS[int(np.argmax(overlaps))], smallest, max(overlaps) < WORTHLESS, several)
+    is_known = len(shown) > 1
+    return PromptRule(
+        THRESHOLDS[int(np.argmax(overlaps))],
+        smallest,
+        is_silent=max(overlaps) < WORTHLESS,
+        several=not is_known or any(_is_several(mask > 0.5) for mask in masks),
+        hollow=not is_known or any(_is_hollow(mask > 0.5) for mask in masks),
+    )
 
 
 def _is_several(mask: Tensor) -> bool:
@@ -85,6 +95,13 @@ def _is_several(mask: Tensor) -> bool:
     pieces, _ = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3)))
     sizes = np.sort(np.bincount(pieces.ravel())[1:])
     return len(sizes) > 1 and bool(sizes[-2] >= SECOND * sizes[-1])
+
+
+def _is_hollow(mask: Tensor) -> bool:
+    """Return whether a mask (S, S) has holes of at least a hundredth of it."""
+    own = mask.cpu().numpy()
+    holes = ndimage.binary_fill_holes(own) & ~own
+    return bool(own.any()) and bool(holes.sum() >= HOLE * own.sum())
 
 
 def _dice(prediction: Tensor, truth: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Which pieces of a label are kept: the best supported alone, or all that are not specks, as the shots showed it."""
+"""A label in one piece or several, and with holes or without, as the shots showed it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from amsam_cli.methods.prompts import PromptRule
 from amsam_cli.volume import LabelMap
 
 SPECK = 0.05
@@ -18,6 +19,8 @@ SLICES = 64
 """Slices searched at a time."""
 CORNERS = np.ones((3, 3, 3))
 """Voxels that touch by a corner belong together."""
+IN_PLANE = np.array([[[0, 0, 0]] * 3, [[0, 1, 0], [1, 1, 1], [0, 1, 0]], [[0, 0, 0]] * 3])
+"""The neighbours of a voxel on its slice."""
 
 LogOdds = Callable[[int, slice], NDArray[np.float32]]
 """The logits (n, H, W) by which a label was found on some slices of a scan."""
@@ -25,35 +28,36 @@ LogOdds = Callable[[int, slice], NDArray[np.float32]]
 
 def tidy(
     labels: LabelMap,
-    several: Mapping[int, bool],
+    rules: Mapping[int, PromptRule],
     probabilities: Mapping[int, NDArray[np.float16]],
     log_odds: LogOdds,
 ) -> LabelMap:
-    """Return `labels` without stray pieces; the probabilities of what was taken out become zero, in place.
+    """Return `labels` without stray pieces and without holes that the shots do not show.
 
     Of a label that comes in one piece, the one whose squared log-odds sum to most is kept: a large patch that is half
-    believed must not displace a small one that is sure, nor a sure speck the organ.
+    believed must not displace a small one that is sure, nor a sure speck the organ. Holes are those of single slices
+    that hold background. The probabilities, in place, follow: zero in strays, the background's share in holes.
 
     Args:
         labels: (D, H, W).
-        several: label value -> whether the label comes in several pieces.
+        rules: label value -> how the shots show the label.
         probabilities: label value -> (D, H, W), as far as they were asked for.
         log_odds: of a label on some slices; asked for only where a piece has rivals.
     """
     kept = labels.data.copy()
     for value, box in _boxes(labels.data):
-        pieces, count = ndimage.label(labels.data[box] == value, structure=CORNERS)
-        if count < 2:
-            continue
-        sizes = np.bincount(pieces.ravel())[1:]
-        chosen = np.flatnonzero(sizes >= (SPECK if several.get(value, True) else RIVAL) * sizes.max())
-        if len(chosen) > 1 and not several.get(value, True):
-            worth = _evidence(pieces, value, box, log_odds)
-            chosen = chosen[[np.argmax(worth[chosen])]]
-        stray = (pieces > 0) & ~np.isin(pieces, chosen + 1)
+        rule, likely = rules[value], probabilities.get(value)
+        stray = _strays(labels.data[box] == value, value, box, rule, log_odds)
         kept[box][stray] = 0
-        if value in probabilities:
-            probabilities[value][box][stray] = 0
+        if likely is not None:
+            likely[box][stray] = 0
+        if rule.hollow:
+            continue
+        holes = _holes(kept[box], value)
+        kept[box][holes] = value
+        if likely is not None:
+            others = [other[box][holes] for key, other in probabilities.items() if key != value]
+            likely[box][holes] = 1 - np.sum(others, axis=0)
     return LabelMap(kept, labels.geometry, labels.names)
 
 
@@ -70,6 +74,27 @@ def _boxes(data: NDArray[np.uint16]) -> list[tuple[int, tuple[slice, ...]]]:
                 lows[value] = np.minimum(lows.get(value, low), low)
                 highs[value] = np.maximum(highs.get(value, high), high)
     return [(value, tuple(map(slice, lows[value], highs[value]))) for value in sorted(lows)]
+
+
+def _strays(
+    mask: NDArray[np.bool_], value: int, box: Sequence[slice], rule: PromptRule, log_odds: LogOdds
+) -> NDArray[np.bool_]:
+    """Return the pieces of a label's mask (d, h, w), in a box of the scan, that are to go."""
+    pieces, count = ndimage.label(mask, structure=CORNERS)
+    if count < 2:
+        return np.zeros_like(mask)
+    sizes = np.bincount(pieces.ravel())[1:]
+    chosen = np.flatnonzero(sizes >= (SPECK if rule.several else RIVAL) * sizes.max())
+    if len(chosen) > 1 and not rule.several:
+        worth = _evidence(pieces, value, box, log_odds)
+        chosen = chosen[[np.argmax(worth[chosen])]]
+    return mask & ~np.isin(pieces, chosen + 1)
+
+
+def _holes(labels: NDArray[np.uint16], value: int) -> NDArray[np.bool_]:
+    """Return the background (d, h, w) that one label encloses on a slice."""
+    filled = ndimage.binary_fill_holes(labels == value, structure=IN_PLANE)
+    return np.asarray(filled & (labels == 0))
 
 
 def _evidence(pieces: NDArray[np.int32], value: int, box: Sequence[slice], log_odds: LogOdds) -> NDArray[np.float64]:

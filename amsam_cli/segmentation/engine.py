@@ -199,14 +199,14 @@ def _tidied(
     volume: Volume,
     adapter: Adapter,
 ) -> LabelMap:
-    """Return the labels in as many pieces as the shots have them in."""
-    several = {value: rule.several for value, rule in zip(adapter.labels, adapter.whole.rules, strict=True)}
+    """Return the labels in as many pieces, and with holes or without, as the shots have them."""
+    rules = dict(zip(adapter.labels, adapter.whole.rules, strict=True))
     columns = {value: column for column, value in enumerate(adapter.labels)}
 
     def of(value: int, slices: slice) -> NDArray[np.float32]:
         return log_odds(found, volume, columns[value], slices)
 
-    return tidy(labels, several, probabilities, of)
+    return tidy(labels, rules, probabilities, of)
 
 
 def _memory_model_of(adapter: Adapter, model: PromptableModel) -> MemoryModel:

@@ -47,7 +47,7 @@ def test_every_command_has_help_and_the_common_options(amsam, command):
 def test_version_is_printed(amsam):
     ran = amsam("--version")
 
-    assert (ran.code, ran.out) == (0, "amsam 0.5.0\n")
+    assert (ran.code, ran.out) == (0, "amsam 0.6.0\n")
 
 
 @pytest.mark.parametrize(

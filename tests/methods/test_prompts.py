@@ -89,3 +89,17 @@ def test_from_detections_takes_the_surest_box_into_the_frame():
 
     assert found.points[0, :2].tolist() == [[10, 24], [30, 44]]
     assert found.point_labels.tolist() == [[2, 3, -1], [-1, -1, -1]]
+
+
+def test_rule_tells_a_label_with_holes_from_one_without():
+    solid = torch.zeros(2, 16, 16)
+    solid[:, 4:12, 4:12] = 1
+    hollow = solid.clone()
+    hollow[1, 7:9, 7:9] = 0
+    nearly = solid.clone()
+    nearly[1, 7, 7] = 0
+
+    assert not learn_rule(solid, solid).hollow
+    assert learn_rule(hollow, hollow).hollow
+    assert learn_rule(nearly, nearly).hollow
+    assert learn_rule(solid[:1], solid[:1]).hollow  # one shot does not tell

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from amsam_cli.methods.prompts import PromptRule
 from amsam_cli.segmentation.components import tidy
 from amsam_cli.volume import Geometry, LabelMap
+
+ONE, MANY = (PromptRule(0.5, 0.0, several=several) for several in (False, True))
 
 
 def scattered() -> LabelMap:
@@ -22,14 +25,14 @@ def even(value: int, part: slice) -> np.ndarray:
 
 
 def test_tidy_keeps_the_largest_piece_of_a_label_that_is_one():
-    kept = tidy(scattered(), {3: False, 7: False}, {}, even)
+    kept = tidy(scattered(), {3: ONE, 7: ONE}, {}, even)
 
     assert int((kept.data == 3).sum()) == 64
     assert int((kept.data == 7).sum()) == 8
 
 
 def test_tidy_leaves_out_only_specks_of_a_label_in_several_pieces():
-    kept = tidy(scattered(), {3: True, 7: True}, {}, even)
+    kept = tidy(scattered(), {3: MANY, 7: MANY}, {}, even)
 
     assert int((kept.data == 3).sum()) == 64 + 8
 
@@ -38,7 +41,7 @@ def test_tidy_takes_the_probability_of_strays_too():
     labels = scattered()
     likely = np.where(labels.data == 3, 0.9, 0.0).astype(np.float16)
 
-    kept = tidy(labels, {3: False}, {3: likely}, even)
+    kept = tidy(labels, {3: ONE, 7: ONE}, {3: likely}, even)
 
     assert ((likely > 0) == (kept.data == 3)).all()
 
@@ -48,7 +51,7 @@ def test_tidy_leaves_its_input_and_empty_maps_alone():
     before = labels.data.copy()
     empty = LabelMap(np.zeros_like(before), labels.geometry, {})
 
-    tidy(labels, {3: False}, {}, even)
+    tidy(labels, {3: ONE, 7: ONE}, {}, even)
 
     np.testing.assert_array_equal(labels.data, before)
     assert not tidy(empty, {}, {}, even).data.any()
@@ -59,7 +62,7 @@ def test_thread_of_single_voxels_is_one_piece():
     data[range(6), range(6), range(6)] = 1
     labels = LabelMap(data, Geometry(data.shape, np.eye(4)), {1: "one"})
 
-    assert int(tidy(labels, {1: False}, {}, even).data.sum()) == 6
+    assert int(tidy(labels, {1: ONE}, {}, even).data.sum()) == 6
 
 
 def test_smaller_piece_that_is_sure_displaces_a_larger_half_believed_one():
@@ -68,7 +71,7 @@ def test_smaller_piece_that_is_sure_displaces_a_larger_half_believed_one():
     sure[0:2, 6:8, 6:8] = 9.0  # 8 voxels of 81 are more than 64 of 1
     labels.data[0:2, 6:9, 6:9] = 3  # a rival: a fifth of the largest, and more
 
-    kept = tidy(labels, {3: False, 7: False}, {}, lambda value, part: sure[part])
+    kept = tidy(labels, {3: ONE, 7: ONE}, {}, lambda value, part: sure[part])
 
     assert int((kept.data == 3).sum()) == 18
     assert (kept.data == 3)[0, 6, 6]
@@ -79,7 +82,45 @@ def test_sure_speck_does_not_displace_the_organ():
     sure = np.where(labels.data == 3, 1.0, -9.0).astype(np.float32)
     sure[0:2, 6:8, 6:8] = 9.0  # eight voxels, an eighth of the largest piece
 
-    kept = tidy(labels, {3: False}, {}, lambda value, part: sure[part])
+    kept = tidy(labels, {3: ONE, 7: ONE}, {}, lambda value, part: sure[part])
 
     assert int((kept.data == 3).sum()) == 64
     assert (kept.data == 3)[0, 0, 0]
+
+
+def ring() -> LabelMap:
+    """Label 1: a ring on each of three slices round 9 voxels, one of which is label 2 on the middle one."""
+    data = np.zeros((3, 12, 12), np.uint16)
+    data[:, 2:7, 2:7] = 1
+    data[:, 3:6, 3:6] = 0
+    data[1, 4, 4] = 2
+    return LabelMap(data, Geometry(data.shape, np.eye(4)), {1: "one", 2: "two"})
+
+
+def test_holes_are_filled_where_the_shots_show_none():
+    labels, solid = ring(), PromptRule(0.5, 0.0, hollow=False)
+
+    kept = tidy(labels, {1: solid, 2: solid}, {}, even)
+
+    assert (kept.data[:, 2:7, 2:7] > 0).all()
+    assert (kept.data == 2).sum() == 1
+    assert (tidy(labels, {1: MANY, 2: MANY}, {}, even).data == labels.data).all()
+
+
+def test_what_is_open_to_its_slice_is_no_hole():
+    labels = ring()
+    labels.data[:, 2, 4] = 0  # a gap in the ring
+    solid = PromptRule(0.5, 0.0, hollow=False)
+
+    assert (tidy(labels, {1: solid, 2: solid}, {}, even).data == labels.data).all()
+
+
+def test_probabilities_follow_what_is_filled():
+    labels, solid = ring(), PromptRule(0.5, 0.0, hollow=False)
+    one = np.where(labels.data == 1, 0.8, 0.1).astype(np.float16)
+    two = np.where(labels.data == 2, 0.7, 0.2).astype(np.float16)
+
+    kept = tidy(labels, {1: solid, 2: solid}, {1: one, 2: two}, even)
+
+    likeliest = np.argmax([1 - one - two, one, two], axis=0)
+    np.testing.assert_array_equal(likeliest, kept.data)
