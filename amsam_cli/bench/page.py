@@ -33,11 +33,19 @@ def markers(name: str = "") -> tuple[str, str]:
 
 
 def newest(results: Sequence[Result]) -> list[Result]:
-    """Return the results of each method's newest version, by the date of its last run."""
-    last: dict[str, tuple[str, str]] = {}
+    """Return the results of each method's newest version, by the date of its last run.
+
+    An arm at its several numbers of steps is one method: steps of different code are no curve.
+    """
+    last: dict[tuple[str, ...], tuple[str, str]] = {}
     for result in results:
-        last[result.method] = max(last.get(result.method, ("", "")), (result.date, result.version))
-    return [result for result in results if result.version == last[result.method][1]]
+        last[_arm(result)] = max(last.get(_arm(result), ("", "")), (result.date, result.version))
+    return [result for result in results if result.version == last[_arm(result)][1]]
+
+
+def _arm(result: Result) -> tuple[str, ...]:
+    """Return the method, whatever number of steps follows its "@"."""
+    return result.method.partition("@")[:2]
 
 
 def fragment(results: Sequence[Result], *, folder: str) -> str:

@@ -25,6 +25,14 @@ def test_newest_version_of_each_method_is_shown():
     assert newest([new, old, DATED]) == [new, DATED]
 
 
+def test_steps_of_an_arm_are_of_one_version():
+    few, more = (replace(DATED, method=f"arm@{steps}", version="1") for steps in (15, 30))
+    later = replace(DATED, method="arm@30", version="2", date="2031-01-01")
+    plain = replace(DATED, method="arm", version="1")
+
+    assert newest([few, more, later, plain]) == [later, plain]
+
+
 def test_fragment_says_when_on_what_and_by_which_command():
     text = fragment([DATED, replace(DATED, method="forest", seed=1)], folder="results")
 
