@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from amsam_cli.methods.prompts import PromptRule
+from amsam_cli.preprocess import Placement
 from amsam_cli.volume import LabelMap
 
 SPECK = 0.05
@@ -22,32 +24,43 @@ CORNERS = np.ones((3, 3, 3))
 IN_PLANE = np.array([[[0, 0, 0]] * 3, [[0, 1, 0], [1, 1, 1], [0, 1, 0]], [[0, 0, 0]] * 3])
 """The neighbours of a voxel on its slice."""
 
-LogOdds = Callable[[int, slice], NDArray[np.float32]]
-"""The logits (n, H, W) by which a label was found on some slices of a scan."""
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """What is asked where one piece must be chosen.
+
+    Attributes:
+        log_odds: a label and some slices -> the logits (n, H, W) by which it was found there.
+        placement: how the slices lie in the frames that the shots were seen in.
+    """
+
+    log_odds: Callable[[int, slice], NDArray[np.float32]]
+    placement: Placement
 
 
 def tidy(
     labels: LabelMap,
     rules: Mapping[int, PromptRule],
     probabilities: Mapping[int, NDArray[np.float16]],
-    log_odds: LogOdds,
+    witness: Witness,
 ) -> LabelMap:
     """Return `labels` without stray pieces and without holes that the shots do not show.
 
-    Of a label that comes in one piece, the one whose squared log-odds sum to most is kept: a large patch that is half
-    believed must not displace a small one that is sure, nor a sure speck the organ. Holes are those of single slices
-    that hold background. The probabilities, in place, follow: zero in strays, the background's share in holes.
+    Of a label that comes in one piece, the likeliest is kept, by its evidence and by where the shots have the label.
+    The evidence is the sum of squared log-odds: a large patch that is half believed must not displace a small one that
+    is sure, nor a sure speck the organ. Holes are those of single slices that hold background. The probabilities, in
+    place, follow: zero in strays, the background's share in holes.
 
     Args:
         labels: (D, H, W).
         rules: label value -> how the shots show the label.
         probabilities: label value -> (D, H, W), as far as they were asked for.
-        log_odds: of a label on some slices; asked for only where a piece has rivals.
+        witness: asked only where a piece has rivals.
     """
     kept = labels.data.copy()
     for value, box in _boxes(labels.data):
         rule, likely = rules[value], probabilities.get(value)
-        stray = _strays(labels.data[box] == value, value, box, rule, log_odds)
+        stray = _strays(labels.data[box] == value, value, box, rule, witness)
         kept[box][stray] = 0
         if likely is not None:
             likely[box][stray] = 0
@@ -77,7 +90,7 @@ def _boxes(data: NDArray[np.uint16]) -> list[tuple[int, tuple[slice, ...]]]:
 
 
 def _strays(
-    mask: NDArray[np.bool_], value: int, box: Sequence[slice], rule: PromptRule, log_odds: LogOdds
+    mask: NDArray[np.bool_], value: int, box: Sequence[slice], rule: PromptRule, witness: Witness
 ) -> NDArray[np.bool_]:
     """Return the pieces of a label's mask (d, h, w), in a box of the scan, that are to go."""
     pieces, count = ndimage.label(mask, structure=CORNERS)
@@ -86,8 +99,9 @@ def _strays(
     sizes = np.bincount(pieces.ravel())[1:]
     chosen = np.flatnonzero(sizes >= (SPECK if rule.several else RIVAL) * sizes.max())
     if len(chosen) > 1 and not rule.several:
-        worth = _evidence(pieces, value, box, log_odds)
-        chosen = chosen[[np.argmax(worth[chosen])]]
+        evidence = _evidence(pieces, value, box, witness.log_odds)[chosen]
+        nearness = rule.nearness(_middles(pieces, chosen + 1, box, witness.placement))
+        chosen = chosen[[np.argmax(np.log(evidence.clip(1e-6)) + nearness)]]
     return mask & ~np.isin(pieces, chosen + 1)
 
 
@@ -97,7 +111,23 @@ def _holes(labels: NDArray[np.uint16], value: int) -> NDArray[np.bool_]:
     return np.asarray(filled & (labels == 0))
 
 
-def _evidence(pieces: NDArray[np.int32], value: int, box: Sequence[slice], log_odds: LogOdds) -> NDArray[np.float64]:
+def _middles(
+    pieces: NDArray[np.int32], numbers: NDArray[np.int64], box: Sequence[slice], placement: Placement
+) -> NDArray[np.float64]:
+    """Return the middle (row, column) of some pieces (d, h, w), as shares of the frame, (n, 2)."""
+    middles = np.array(ndimage.center_of_mass(np.broadcast_to(1, pieces.shape), pieces, numbers))[:, 1:]
+    voxels = middles + np.array([box[1].start, box[2].start]) + 0.5
+    size, shown = (placement.height, placement.width), (placement.frame_height, placement.frame_width)
+    inside = voxels / size * shown + (placement.top, placement.left)
+    return np.asarray(inside / placement.image_size)
+
+
+def _evidence(
+    pieces: NDArray[np.int32],
+    value: int,
+    box: Sequence[slice],
+    log_odds: Callable[[int, slice], NDArray[np.float32]],
+) -> NDArray[np.float64]:
     """Return the sum of squared log-odds in each of the pieces (d, h, w) of a label that lie in a box of the scan."""
     total = np.zeros(int(pieces.max()) + 1)
     depth, rows, columns = box

@@ -17,7 +17,7 @@ from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, silent
 from amsam_cli.preprocess import Placement
 from amsam_cli.segmentation.asking_back import ask_back
 from amsam_cli.segmentation.closeup import place_to_zoom
-from amsam_cli.segmentation.components import tidy
+from amsam_cli.segmentation.components import Witness, tidy
 from amsam_cli.segmentation.fusion import Fused, fuse
 from amsam_cli.segmentation.looks import (
     Asked,
@@ -206,7 +206,7 @@ def _tidied(
     def of(value: int, slices: slice) -> NDArray[np.float32]:
         return log_odds(found, volume, columns[value], slices)
 
-    return tidy(labels, rules, probabilities, of)
+    return tidy(labels, rules, probabilities, Witness(of, found[0].placement))
 
 
 def _memory_model_of(adapter: Adapter, model: PromptableModel) -> MemoryModel:

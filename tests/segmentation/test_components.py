@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from amsam_cli.methods.prompts import PromptRule
-from amsam_cli.segmentation.components import tidy
+from amsam_cli.preprocess import Placement
+from amsam_cli.segmentation.components import Witness, tidy
 from amsam_cli.volume import Geometry, LabelMap
 
 ONE, MANY = (PromptRule(0.5, 0.0, several=several) for several in (False, True))
@@ -19,20 +22,20 @@ def scattered() -> LabelMap:
     return LabelMap(data, Geometry(data.shape, np.eye(4)), {3: "three", 7: "seven"})
 
 
-def even(value: int, part: slice) -> np.ndarray:
-    """Return log-odds that speak for no piece more than for another of its size."""
-    return np.ones((part.stop - part.start, 12, 12), np.float32)
+FRAME = Placement.of(Geometry((8, 12, 12), np.eye(4)), 64)
+EVEN = Witness(lambda value, part: np.ones((part.stop - part.start, 12, 12), np.float32), FRAME)
+"""Speaks for no piece more than for another of its size."""
 
 
 def test_tidy_keeps_the_largest_piece_of_a_label_that_is_one():
-    kept = tidy(scattered(), {3: ONE, 7: ONE}, {}, even)
+    kept = tidy(scattered(), {3: ONE, 7: ONE}, {}, EVEN)
 
     assert int((kept.data == 3).sum()) == 64
     assert int((kept.data == 7).sum()) == 8
 
 
 def test_tidy_leaves_out_only_specks_of_a_label_in_several_pieces():
-    kept = tidy(scattered(), {3: MANY, 7: MANY}, {}, even)
+    kept = tidy(scattered(), {3: MANY, 7: MANY}, {}, EVEN)
 
     assert int((kept.data == 3).sum()) == 64 + 8
 
@@ -41,7 +44,7 @@ def test_tidy_takes_the_probability_of_strays_too():
     labels = scattered()
     likely = np.where(labels.data == 3, 0.9, 0.0).astype(np.float16)
 
-    kept = tidy(labels, {3: ONE, 7: ONE}, {3: likely}, even)
+    kept = tidy(labels, {3: ONE, 7: ONE}, {3: likely}, EVEN)
 
     assert ((likely > 0) == (kept.data == 3)).all()
 
@@ -51,10 +54,10 @@ def test_tidy_leaves_its_input_and_empty_maps_alone():
     before = labels.data.copy()
     empty = LabelMap(np.zeros_like(before), labels.geometry, {})
 
-    tidy(labels, {3: ONE, 7: ONE}, {}, even)
+    tidy(labels, {3: ONE, 7: ONE}, {}, EVEN)
 
     np.testing.assert_array_equal(labels.data, before)
-    assert not tidy(empty, {}, {}, even).data.any()
+    assert not tidy(empty, {}, {}, EVEN).data.any()
 
 
 def test_thread_of_single_voxels_is_one_piece():
@@ -62,7 +65,7 @@ def test_thread_of_single_voxels_is_one_piece():
     data[range(6), range(6), range(6)] = 1
     labels = LabelMap(data, Geometry(data.shape, np.eye(4)), {1: "one"})
 
-    assert int(tidy(labels, {1: ONE}, {}, even).data.sum()) == 6
+    assert int(tidy(labels, {1: ONE}, {}, EVEN).data.sum()) == 6
 
 
 def test_smaller_piece_that_is_sure_displaces_a_larger_half_believed_one():
@@ -71,7 +74,7 @@ def test_smaller_piece_that_is_sure_displaces_a_larger_half_believed_one():
     sure[0:2, 6:8, 6:8] = 9.0  # 8 voxels of 81 are more than 64 of 1
     labels.data[0:2, 6:9, 6:9] = 3  # a rival: a fifth of the largest, and more
 
-    kept = tidy(labels, {3: ONE, 7: ONE}, {}, lambda value, part: sure[part])
+    kept = tidy(labels, {3: ONE, 7: ONE}, {}, Witness(lambda value, part: sure[part], FRAME))
 
     assert int((kept.data == 3).sum()) == 18
     assert (kept.data == 3)[0, 6, 6]
@@ -82,7 +85,7 @@ def test_sure_speck_does_not_displace_the_organ():
     sure = np.where(labels.data == 3, 1.0, -9.0).astype(np.float32)
     sure[0:2, 6:8, 6:8] = 9.0  # eight voxels, an eighth of the largest piece
 
-    kept = tidy(labels, {3: ONE, 7: ONE}, {}, lambda value, part: sure[part])
+    kept = tidy(labels, {3: ONE, 7: ONE}, {}, Witness(lambda value, part: sure[part], FRAME))
 
     assert int((kept.data == 3).sum()) == 64
     assert (kept.data == 3)[0, 0, 0]
@@ -100,11 +103,11 @@ def ring() -> LabelMap:
 def test_holes_are_filled_where_the_shots_show_none():
     labels, solid = ring(), PromptRule(0.5, 0.0, hollow=False)
 
-    kept = tidy(labels, {1: solid, 2: solid}, {}, even)
+    kept = tidy(labels, {1: solid, 2: solid}, {}, EVEN)
 
     assert (kept.data[:, 2:7, 2:7] > 0).all()
     assert (kept.data == 2).sum() == 1
-    assert (tidy(labels, {1: MANY, 2: MANY}, {}, even).data == labels.data).all()
+    assert (tidy(labels, {1: MANY, 2: MANY}, {}, EVEN).data == labels.data).all()
 
 
 def test_what_is_open_to_its_slice_is_no_hole():
@@ -112,7 +115,7 @@ def test_what_is_open_to_its_slice_is_no_hole():
     labels.data[:, 2, 4] = 0  # a gap in the ring
     solid = PromptRule(0.5, 0.0, hollow=False)
 
-    assert (tidy(labels, {1: solid, 2: solid}, {}, even).data == labels.data).all()
+    assert (tidy(labels, {1: solid, 2: solid}, {}, EVEN).data == labels.data).all()
 
 
 def test_probabilities_follow_what_is_filled():
@@ -120,7 +123,17 @@ def test_probabilities_follow_what_is_filled():
     one = np.where(labels.data == 1, 0.8, 0.1).astype(np.float16)
     two = np.where(labels.data == 2, 0.7, 0.2).astype(np.float16)
 
-    kept = tidy(labels, {1: solid, 2: solid}, {1: one, 2: two}, even)
+    kept = tidy(labels, {1: solid, 2: solid}, {1: one, 2: two}, EVEN)
 
     likeliest = np.argmax([1 - one - two, one, two], axis=0)
     np.testing.assert_array_equal(likeliest, kept.data)
+
+
+def test_piece_where_the_shots_have_the_label_displaces_a_larger_one_elsewhere():
+    labels = scattered()
+    labels.data[0:2, 6:10, 6:10] = 3  # 32 voxels, beside 64 in the corner
+    there = replace(ONE, row=8 / 12, column=8 / 12, spread=0.1)
+    anywhere = replace(there, spread=2.0)
+
+    assert (tidy(labels, {3: there, 7: ONE}, {}, EVEN).data == 3)[0, 8, 8]
+    assert (tidy(labels, {3: anywhere, 7: ONE}, {}, EVEN).data == 3)[0, 0, 0]
