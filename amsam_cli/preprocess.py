@@ -174,6 +174,24 @@ class Placement:
         grid = torch.stack([x, y], dim=-1).expand(len(maps), -1, -1, -1)
         return F.grid_sample(maps, grid.to(maps.dtype), mode="bilinear", padding_mode="border", align_corners=False)
 
+    def to_frame(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return points (..., 2), xy in voxels of the slice, as pixels of the frame.
+
+        >>> Placement(4, 8, 32, 64, top=16, left=0, image_size=64).to_frame(np.array([2.0, 1.0]))
+        array([16., 24.])
+        """
+        scale = (self.frame_width / self.width, self.frame_height / self.height)
+        return np.asarray(points * np.array(scale) + (self.left, self.top))
+
+    def to_slice(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return points (..., 2), xy in pixels of the frame, as voxels of the slice.
+
+        >>> Placement(4, 8, 32, 64, top=16, left=0, image_size=64).to_slice(np.array([16.0, 24.0]))
+        array([2., 1.])
+        """
+        scale = (self.width / self.frame_width, self.height / self.frame_height)
+        return np.asarray((points - (self.left, self.top)) * np.array(scale))
+
 
 class Frames:
     """A scan as frames, made slice by slice when asked for.

@@ -162,12 +162,10 @@ def from_detections(found: Sequence[Sequence[Detection]], placement: Placement) 
     """Return the surest box of each slice (AM-SAM) in frame pixels, and padding where nothing was detected."""
     points = torch.zeros(len(found), POINTS, 2)
     labels = torch.full((len(found), POINTS), -1, dtype=torch.int32)
-    scale = torch.tensor([placement.frame_width / placement.width, placement.frame_height / placement.height])
-    corner = torch.tensor([float(placement.left), float(placement.top)])
     for row, detections in enumerate(found):
         if detections:
             box, _ = max(detections, key=lambda each: each[1])
-            points[row, :2] = torch.tensor(box).view(2, 2) * scale + corner
+            points[row, :2] = torch.from_numpy(placement.to_frame(np.reshape(box, (2, 2))))
             labels[row, :2] = torch.tensor([2, 3])
     return Prompts(points, labels)
 

@@ -117,9 +117,7 @@ def _middles(
     """Return the middle (row, column) of some pieces (d, h, w), as shares of the frame, (n, 2)."""
     middles = np.array(ndimage.center_of_mass(np.broadcast_to(1, pieces.shape), pieces, numbers))[:, 1:]
     voxels = middles + np.array([box[1].start, box[2].start]) + 0.5
-    size, shown = (placement.height, placement.width), (placement.frame_height, placement.frame_width)
-    inside = voxels / size * shown + (placement.top, placement.left)
-    return np.asarray(inside / placement.image_size)
+    return placement.to_frame(voxels[:, ::-1])[:, ::-1] / placement.image_size
 
 
 def _evidence(

@@ -260,8 +260,7 @@ def _prompts(passed: _Pass, volume: Volume, names: Mapping[int, str]) -> dict[in
     if passed.asked is None:
         return {}
     place, placement = passed.place, passed.placement
-    points = passed.asked.points.float().cpu().numpy() - (placement.left, placement.top)
-    points = points * (placement.width / placement.frame_width, placement.height / placement.frame_height)
+    points = placement.to_slice(passed.asked.points.float().cpu().numpy())
     points += (place.window.left, place.window.top) if place.window else (0, 0)
     points[passed.asked.kinds.cpu().numpy() < 0] = np.nan
     found = np.full((volume.depth, *points.shape[1:]), np.nan, dtype=np.float32)
