@@ -7,9 +7,11 @@ schedule. Where it is tuned, views are new in every step. The paper's own learns
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import repeat
+from random import Random
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +41,7 @@ class Regime:
         schedule: how rates fall.
         recall: share of the steps that ask from memory too, where views are new.
         prompt_decay: weight decay of the learned prompts.
+        redraws: whether the halves of two levels are drawn anew in every step.
     """
 
     rate: float
@@ -47,6 +50,7 @@ class Regime:
     schedule: Schedule
     recall: float = 0.0
     prompt_decay: float = 0.0
+    redraws: bool = True
 
 
 def warm_cosine(progress: float) -> float:
@@ -60,7 +64,7 @@ def warm_cosine(progress: float) -> float:
 
 FROZEN = Regime(rate=3e-3, decay=0.1, clip=None, schedule=poly)
 FRESH = Regime(rate=2e-3, decay=0.01, clip=1.0, schedule=warm_cosine)
-PUBLISHED = Regime(rate=5e-3, decay=0.1, clip=None, schedule=poly, prompt_decay=0.1)
+PUBLISHED = Regime(rate=5e-3, decay=0.1, clip=None, schedule=poly, prompt_decay=0.1, redraws=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,9 +140,8 @@ class _Run:
             schedule=self.regime.schedule,
             clip=self.regime.clip,
         )
-        first, second = self._halves(is_joint=config.bilevel == "off")
         best = _Best([*self.trained.parameters, self.dense])
-        for step in range(config.steps):
+        for step, (first, second) in zip(range(config.steps), self._halves(), strict=False):
             self.report(self.stage, step, config.steps)
             held = episodes.draw(second) if second else None
             trainer.step(episodes.draw(first), held, progress=step / config.steps)
@@ -147,12 +150,15 @@ class _Run:
         best.restore()
         self.report(self.stage, config.steps, config.steps)
 
-    def _halves(self, *, is_joint: bool) -> tuple[list[int], list[int]]:
-        """Return the shots of D1 and D2; all and none where both levels learn from all."""
-        if is_joint:
-            return list(range(len(self.lesson.stills))), []
+    def _halves(self) -> Iterator[tuple[list[int], list[int]]]:
+        """Return the shots of D1 and D2 of each step; all and none where both levels learn from all."""
+        if self.lesson.config.bilevel == "off":
+            return repeat((list(range(len(self.lesson.stills))), []))
         shown = [frozenset(row.nonzero()[:, 0].tolist()) for row in self.lesson.shown]
-        return split(self.lesson.patients, shown)
+        chance = Random(self.lesson.config.seed)
+        if self.regime.redraws:
+            return iter(lambda: split(self.lesson.patients, shown, chance), None)
+        return repeat(split(self.lesson.patients, shown))
 
 
 class _Best:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Generic, Literal, TypeVar
 
 import torch
@@ -159,12 +160,15 @@ class Bilevel(Generic[Batch]):
         return [(ahead - behind) / (2 * epsilon) for ahead, behind in zip(*sides, strict=True)]
 
 
-def split(patients: Sequence[str], shown: Sequence[frozenset[int]]) -> tuple[list[int], list[int]]:
+def split(
+    patients: Sequence[str], shown: Sequence[frozenset[int]], chance: Random | None = None
+) -> tuple[list[int], list[int]]:
     """Return which shots are D1 and which are D2: about half and half, by patient where there are two or more.
 
     Args:
         patients: whose each shot is, in the order of their slices.
         shown: the labels each shot shows. A label that one half lacks is brought there by a swap where one helps.
+        chance: draws the halves; without it the first patients are D1.
 
     One shot is both halves: its D1 and D2 differ by augmentation alone.
 
@@ -181,6 +185,8 @@ def split(patients: Sequence[str], shown: Sequence[frozenset[int]]) -> tuple[lis
     if len(groups) == 1:
         groups = [[index] for index in groups[0]]
         groups = groups[::2] + groups[1::2]
+    if chance:
+        chance.shuffle(groups)
     return _covering(_halves(groups), shown)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -121,6 +123,17 @@ def test_split_puts_patients_on_one_side_each():
     assert sorted(first + second) == [0, 1, 2, 3]
     patients = [{["a", "b", "b", "c"][index] for index in half} for half in (first, second)]
     assert not patients[0] & patients[1]
+
+
+def test_split_drawn_by_chance_gives_every_patient_to_either_half_in_time():
+    chance = Random(0)
+
+    drawn = [split(["a", "b", "b", "c"], [ONE] * 4, chance) for _ in range(20)]
+
+    for first, second in drawn:
+        assert sorted(first + second) == [0, 1, 2, 3]
+        assert (1 in first) == (2 in first)
+    assert all(any(index in half[side] for half in drawn) for index in range(4) for side in (0, 1))
 
 
 def test_split_swaps_so_that_both_halves_show_every_label():
