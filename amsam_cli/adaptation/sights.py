@@ -17,6 +17,7 @@ from amsam_cli.methods import prompts, pseudo_prompt
 from amsam_cli.methods.losses import to_side
 from amsam_cli.methods.probe import Probe, fit_probe
 from amsam_cli.methods.pseudo_prompt import Prototypes
+from amsam_cli.methods.shape import learn_shape
 from amsam_cli.models.base import Embedding, Memory, Prompts
 
 
@@ -43,7 +44,17 @@ class Survey:
     @property
     def sight(self) -> Sight:
         """What an adapter keeps of it; how much looks count is still to be weighed."""
-        return Sight(self.rules, (), (), self.bank, self.probe, (), _mirror(self.examples))
+        masks = torch.stack([example.masks[0] for example in self.examples])  # (K, L, S, S)
+        return Sight(
+            self.rules,
+            (),
+            (),
+            self.bank,
+            self.probe,
+            mirror=_mirror(self.examples),
+            shapes=tuple(map(learn_shape, masks.unbind(1))),
+            together=learn_shape(masks.amax(dim=1)),
+        )
 
 
 @torch.no_grad()

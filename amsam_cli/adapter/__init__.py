@@ -27,6 +27,7 @@ from amsam_cli.methods.confidence import Gauge
 from amsam_cli.methods.probe import Probe
 from amsam_cli.methods.prompts import PromptRule
 from amsam_cli.methods.pseudo_prompt import Prototypes
+from amsam_cli.methods.shape import Shape
 from amsam_cli.models.base import Embedding, Memory, PromptableModel, at_side
 from amsam_cli.preprocess import Recipe
 from amsam_cli.version import __version__
@@ -46,7 +47,7 @@ __all__ = [
     "check_same",
 ]
 
-FORMAT = 2
+FORMAT = 3
 DESCRIPTION = "amsam.json"
 MEMORIES = "memories.safetensors"
 TIMINGS = "run.json"
@@ -172,6 +173,8 @@ class Sight:
         probe: the classifier behind the prior; None where the prior is the cosine to the bank's prototypes.
         gauges: what the masks of each label were worth on the shots; empty in adapters that do not tell.
         mirror: the shots, for asking back; None in adapters without.
+        shapes: what the masks of each label look like; empty where nothing is known.
+        together: what all labels as one look like.
     """
 
     rules: tuple[PromptRule, ...]
@@ -181,6 +184,8 @@ class Sight:
     probe: Probe | None = None
     gauges: tuple[Gauge, ...] = ()
     mirror: Mirror | None = None
+    shapes: tuple[Shape, ...] = ()
+    together: Shape = field(default_factory=Shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -339,6 +344,8 @@ def _restore_sight(scale: str, about: dict[str, Any], memories: dict[str, Tensor
         probe=None if weight is None or bias is None else Probe(weight, bias),
         gauges=tuple(Gauge(**gauge) for gauge in about[scale].get("gauges", ())),
         mirror=_restore_mirror(scale, memories),
+        shapes=tuple(Shape(**shape) for shape in about[scale]["shapes"]),
+        together=Shape(**about[scale]["together"]),
     )
 
 
@@ -368,6 +375,8 @@ def _describe(adapter: Adapter) -> dict[str, Any]:
                 "trust": [asdict(each) for each in sight.trust],
                 "blends": [asdict(each) for each in sight.blends],
                 "gauges": [asdict(each) for each in sight.gauges],
+                "shapes": [asdict(shape) for shape in sight.shapes],
+                "together": asdict(sight.together),
             }
             for scale, sight in adapter.sights.items()
         },

@@ -6,7 +6,6 @@ takes the detector's place. Slices where nothing is likely get no prompt at all.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -25,12 +24,6 @@ from amsam_cli.volume import Volume
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 WORTHLESS = 0.25
 """Dice of the thresholded prior with the shots under which it says nothing."""
-SECOND = 0.1
-"""Share of a label's first piece that makes another one a second piece rather than a speck."""
-HOLE = 0.01
-"""Share of a label that its holes must have to be holes rather than pixels left out."""
-ELSEWHERE = 0.08
-"""How far from where the shots have it a label may well be in another patient, as a share of the frame."""
 ENLARGE = 0.1
 POINTS = 3
 """Two corners and a click."""
@@ -46,28 +39,18 @@ Detect = Callable[[Volume], Mapping[int, Sequence[Detection]]]
 
 @dataclass(frozen=True, slots=True)
 class PromptRule:
-    """How one label's prior becomes prompts, and what its masks look like, learned from the shots.
+    """How one label's prior becomes prompts, learned from the shots.
 
     Attributes:
         threshold: the prior above which the label is.
         smallest: least area of a component, as a share of the frame.
-        several: whether the label comes in several pieces, as far as the shots tell.
         clicks: whether the box comes with a click.
-        hollow: whether it may have holes, as far as the shots tell.
-        row: where its middle lies from top to bottom, as a share of the frame.
-        column: the same from left to right.
-        spread: how far from there it may well lie, as a share of the frame; None where the shots do not tell.
         is_silent: whether no prompt is given at all: the prior is of no use, or was not asked for.
     """
 
     threshold: float
     smallest: float
     is_silent: bool = False
-    several: bool = True
-    hollow: bool = True
-    row: float = 0.5
-    column: float = 0.5
-    spread: float | None = None
     clicks: bool = True
 
     def asking(self, how: Asking) -> PromptRule:
@@ -77,17 +60,6 @@ class PromptRule:
     def logits(self, prior: Tensor) -> Tensor:
         """Return a prior in [0, 1] as logits of a mask: how far it lies above the threshold."""
         return (2 * CLIP * (prior.float() - self.threshold)).clamp(-CLIP, CLIP)
-
-    def nearness(self, middles: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the log-likelihood (n,), up to a constant, of the label having its middle at (row, column) (n, 2).
-
-        >>> PromptRule(0.5, 0.0, row=0.5, column=0.5, spread=0.1).nearness(np.array([[0.5, 0.5], [0.5, 0.7]])).round(3)
-        array([-0., -2.])
-        """
-        if self.spread is None:
-            return np.zeros(len(middles))
-        far = np.square(middles - (self.row, self.column)).sum(axis=1)
-        return np.asarray(-far / (2 * self.spread**2))
 
 
 def learn_rule(prior: Tensor, masks: Tensor) -> PromptRule:
@@ -100,38 +72,7 @@ def learn_rule(prior: Tensor, masks: Tensor) -> PromptRule:
     areas = (masks > 0.5).float().mean(dim=(1, 2))
     shown = areas[areas > 0]
     smallest = float(shown.min()) * 0.1 if len(shown) else 0.0
-    is_known = len(shown) > 1
-    rule = PromptRule(
-        THRESHOLDS[int(np.argmax(overlaps))],
-        smallest,
-        is_silent=max(overlaps) < WORTHLESS,
-        several=not is_known or any(_is_several(mask > 0.5) for mask in masks),
-        hollow=not is_known or any(_is_hollow(mask > 0.5) for mask in masks),
-    )
-    return _placed(rule, masks[areas > 0]) if is_known else rule
-
-
-def _placed(rule: PromptRule, masks: Tensor) -> PromptRule:
-    """Return a rule that knows where the middles of masks (n, S, S) lie, none of which is empty."""
-    middles = np.array([ndimage.center_of_mass(mask.cpu().numpy() > 0.5) for mask in masks])
-    middles = (middles + 0.5) / masks.shape[-1]
-    row, column = middles.mean(axis=0)
-    spread = math.sqrt(float(middles.var(axis=0, ddof=1).mean()) + ELSEWHERE**2)
-    return replace(rule, row=round(float(row), 4), column=round(float(column), 4), spread=round(spread, 4))
-
-
-def _is_several(mask: Tensor) -> bool:
-    """Return whether a mask (S, S) has a second piece of at least a tenth of its first."""
-    pieces, _ = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3)))
-    sizes = np.sort(np.bincount(pieces.ravel())[1:])
-    return len(sizes) > 1 and bool(sizes[-2] >= SECOND * sizes[-1])
-
-
-def _is_hollow(mask: Tensor) -> bool:
-    """Return whether a mask (S, S) has holes of at least a hundredth of it."""
-    own = mask.cpu().numpy()
-    holes = ndimage.binary_fill_holes(own) & ~own
-    return bool(own.any()) and bool(holes.sum() >= HOLE * own.sum())
+    return PromptRule(THRESHOLDS[int(np.argmax(overlaps))], smallest, is_silent=max(overlaps) < WORTHLESS)
 
 
 def _dice(prediction: Tensor, truth: Tensor) -> float:

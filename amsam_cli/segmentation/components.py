@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from amsam_cli.methods.prompts import PromptRule
+from amsam_cli.methods.shape import Shape
 from amsam_cli.preprocess import Placement
 from amsam_cli.volume import LabelMap
 
@@ -27,7 +27,7 @@ IN_PLANE = np.array([[[0, 0, 0]] * 3, [[0, 1, 0], [1, 1, 1], [0, 1, 0]], [[0, 0,
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """What is asked where one piece must be chosen.
+    """What is asked where a piece must be chosen, or a label for a hole.
 
     Attributes:
         log_odds: a label and some slices -> the logits (n, H, W) by which it was found there.
@@ -40,7 +40,8 @@ class Witness:
 
 def tidy(
     labels: LabelMap,
-    rules: Mapping[int, PromptRule],
+    shapes: Mapping[int, Shape],
+    together: Shape,
     probabilities: Mapping[int, NDArray[np.float16]],
     witness: Witness,
 ) -> LabelMap:
@@ -48,25 +49,29 @@ def tidy(
 
     Of a label that comes in one piece, the likeliest is kept, by its evidence and by where the shots have the label.
     The evidence is the sum of squared log-odds: a large patch that is half believed must not displace a small one that
-    is sure, nor a sure speck the organ. Holes are those of single slices that hold background. The probabilities, in
-    place, follow: zero in strays, the background's share in holes.
+    is sure, nor a sure speck the organ. Holes are those of single slices that hold background: what all labels together
+    enclose becomes the likeliest of them, before pieces are chosen, what one encloses becomes that one, after. The
+    probabilities, in place, follow: zero in strays, the background's share in holes.
 
     Args:
         labels: (D, H, W).
-        rules: label value -> how the shots show the label.
+        shapes: label value -> how the shots show the label.
+        together: how they show all labels as one.
         probabilities: label value -> (D, H, W), as far as they were asked for.
-        witness: asked only where a piece has rivals.
+        witness: asked only where a piece has rivals, or where the labels together have holes.
     """
     kept = labels.data.copy()
-    for value, box in _boxes(labels.data):
-        rule, likely = rules[value], probabilities.get(value)
-        stray = _strays(labels.data[box] == value, value, box, rule, witness)
+    if not together.hollow:
+        _fill_together(kept, [*shapes], probabilities, witness)
+    for value, box in _boxes(kept):
+        shape, likely = shapes[value], probabilities.get(value)
+        stray = _strays(kept[box] == value, value, box, shape, witness)
         kept[box][stray] = 0
         if likely is not None:
             likely[box][stray] = 0
-        if rule.hollow:
+        if shape.hollow:
             continue
-        holes = _holes(kept[box], value)
+        holes = _enclosed(kept[box] == value, kept[box])
         kept[box][holes] = value
         if likely is not None:
             others = [other[box][holes] for key, other in probabilities.items() if key != value]
@@ -90,25 +95,44 @@ def _boxes(data: NDArray[np.uint16]) -> list[tuple[int, tuple[slice, ...]]]:
 
 
 def _strays(
-    mask: NDArray[np.bool_], value: int, box: Sequence[slice], rule: PromptRule, witness: Witness
+    mask: NDArray[np.bool_], value: int, box: Sequence[slice], shape: Shape, witness: Witness
 ) -> NDArray[np.bool_]:
     """Return the pieces of a label's mask (d, h, w), in a box of the scan, that are to go."""
     pieces, count = ndimage.label(mask, structure=CORNERS)
     if count < 2:
         return np.zeros_like(mask)
     sizes = np.bincount(pieces.ravel())[1:]
-    chosen = np.flatnonzero(sizes >= (SPECK if rule.several else RIVAL) * sizes.max())
-    if len(chosen) > 1 and not rule.several:
+    chosen = np.flatnonzero(sizes >= (SPECK if shape.several else RIVAL) * sizes.max())
+    if len(chosen) > 1 and not shape.several:
         evidence = _evidence(pieces, value, box, witness.log_odds)[chosen]
-        nearness = rule.nearness(_middles(pieces, chosen + 1, box, witness.placement))
+        nearness = shape.nearness(_middles(pieces, chosen + 1, box, witness.placement))
         chosen = chosen[[np.argmax(np.log(evidence.clip(1e-6)) + nearness)]]
     return mask & ~np.isin(pieces, chosen + 1)
 
 
-def _holes(labels: NDArray[np.uint16], value: int) -> NDArray[np.bool_]:
-    """Return the background (d, h, w) that one label encloses on a slice."""
-    filled = ndimage.binary_fill_holes(labels == value, structure=IN_PLANE)
-    return np.asarray(filled & (labels == 0))
+def _enclosed(mask: NDArray[np.bool_], labels: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Return the background of `labels` (d, h, w) that a mask encloses on a slice."""
+    return np.asarray(ndimage.binary_fill_holes(mask, structure=IN_PLANE) & (labels == 0))
+
+
+def _fill_together(
+    kept: NDArray[np.uint16],
+    values: Sequence[int],
+    probabilities: Mapping[int, NDArray[np.float16]],
+    witness: Witness,
+) -> None:
+    """Let what the labels together enclose in (D, H, W), in place, become the likeliest of them."""
+    for start in range(0, len(kept), SLICES):
+        part = slice(start, start + SLICES)
+        holes = _enclosed(kept[part] > 0, kept[part])
+        if not holes.any():
+            continue
+        found = [witness.log_odds(value, slice(start, start + len(holes)))[holes] for value in values]
+        kept[part][holes] = np.array(values)[np.argmax(found, axis=0)]
+        own = {value: likely[part][holes].astype(np.float32) for value, likely in probabilities.items()}
+        whole = np.sum([*own.values()], axis=0).clip(1e-6)
+        for value, likely in own.items():
+            probabilities[value][part][holes] = likely / whole
 
 
 def _middles(

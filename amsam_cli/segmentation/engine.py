@@ -200,13 +200,13 @@ def _tidied(
     adapter: Adapter,
 ) -> LabelMap:
     """Return the labels in as many pieces, and with holes or without, as the shots have them."""
-    rules = dict(zip(adapter.labels, adapter.whole.rules, strict=True))
+    shapes = dict(zip(adapter.labels, adapter.whole.shapes, strict=True))
     columns = {value: column for column, value in enumerate(adapter.labels)}
 
     def of(value: int, slices: slice) -> NDArray[np.float32]:
         return log_odds(found, volume, columns[value], slices)
 
-    return tidy(labels, rules, probabilities, Witness(of, found[0].placement))
+    return tidy(labels, shapes, adapter.whole.together, probabilities, Witness(of, found[0].placement))
 
 
 def _memory_model_of(adapter: Adapter, model: PromptableModel) -> MemoryModel:

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import math
-
-import pytest
 import torch
 
 from amsam_cli.methods.prompts import PromptRule, find_prompts, from_detections, learn_rule, spoil
@@ -92,29 +89,3 @@ def test_from_detections_takes_the_surest_box_into_the_frame():
 
     assert found.points[0, :2].tolist() == [[10, 24], [30, 44]]
     assert found.point_labels.tolist() == [[2, 3, -1], [-1, -1, -1]]
-
-
-def test_rule_tells_a_label_with_holes_from_one_without():
-    solid = torch.zeros(2, 16, 16)
-    solid[:, 4:12, 4:12] = 1
-    hollow = solid.clone()
-    hollow[1, 7:9, 7:9] = 0
-    nearly = solid.clone()
-    nearly[1, 7, 7] = 0
-
-    assert not learn_rule(solid, solid).hollow
-    assert learn_rule(hollow, hollow).hollow
-    assert learn_rule(nearly, nearly).hollow
-    assert learn_rule(solid[:1], solid[:1]).hollow  # one shot does not tell
-
-
-def test_rule_knows_where_the_shots_have_the_label():
-    masks = torch.zeros(2, 16, 16)
-    masks[0, 2:6, 8:12] = 1
-    masks[1, 4:8, 8:12] = 1
-
-    rule = learn_rule(masks, masks)
-
-    assert (rule.row, rule.column) == (5 / 16, 10 / 16)
-    assert rule.spread == pytest.approx(math.sqrt((2 * (1 / 16) ** 2 + 0) / 2 + 0.08**2), abs=1e-4)
-    assert learn_rule(masks[:1], masks[:1]).spread is None

@@ -3,13 +3,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
-from amsam_cli.methods.prompts import PromptRule
+from amsam_cli.methods.shape import Shape
 from amsam_cli.preprocess import Placement
 from amsam_cli.segmentation.components import Witness, tidy
 from amsam_cli.volume import Geometry, LabelMap
 
-ONE, MANY = (PromptRule(0.5, 0.0, several=several) for several in (False, True))
+ONE, MANY = (Shape(several=several) for several in (False, True))
 
 
 def scattered() -> LabelMap:
@@ -28,14 +29,14 @@ EVEN = Witness(lambda value, part: np.ones((part.stop - part.start, 12, 12), np.
 
 
 def test_tidy_keeps_the_largest_piece_of_a_label_that_is_one():
-    kept = tidy(scattered(), {3: ONE, 7: ONE}, {}, EVEN)
+    kept = tidy(scattered(), {3: ONE, 7: ONE}, MANY, {}, EVEN)
 
     assert int((kept.data == 3).sum()) == 64
     assert int((kept.data == 7).sum()) == 8
 
 
 def test_tidy_leaves_out_only_specks_of_a_label_in_several_pieces():
-    kept = tidy(scattered(), {3: MANY, 7: MANY}, {}, EVEN)
+    kept = tidy(scattered(), {3: MANY, 7: MANY}, MANY, {}, EVEN)
 
     assert int((kept.data == 3).sum()) == 64 + 8
 
@@ -44,7 +45,7 @@ def test_tidy_takes_the_probability_of_strays_too():
     labels = scattered()
     likely = np.where(labels.data == 3, 0.9, 0.0).astype(np.float16)
 
-    kept = tidy(labels, {3: ONE, 7: ONE}, {3: likely}, EVEN)
+    kept = tidy(labels, {3: ONE, 7: ONE}, MANY, {3: likely}, EVEN)
 
     assert ((likely > 0) == (kept.data == 3)).all()
 
@@ -54,10 +55,10 @@ def test_tidy_leaves_its_input_and_empty_maps_alone():
     before = labels.data.copy()
     empty = LabelMap(np.zeros_like(before), labels.geometry, {})
 
-    tidy(labels, {3: ONE, 7: ONE}, {}, EVEN)
+    tidy(labels, {3: ONE, 7: ONE}, MANY, {}, EVEN)
 
     np.testing.assert_array_equal(labels.data, before)
-    assert not tidy(empty, {}, {}, EVEN).data.any()
+    assert not tidy(empty, {}, MANY, {}, EVEN).data.any()
 
 
 def test_thread_of_single_voxels_is_one_piece():
@@ -65,7 +66,7 @@ def test_thread_of_single_voxels_is_one_piece():
     data[range(6), range(6), range(6)] = 1
     labels = LabelMap(data, Geometry(data.shape, np.eye(4)), {1: "one"})
 
-    assert int(tidy(labels, {1: ONE}, {}, EVEN).data.sum()) == 6
+    assert int(tidy(labels, {1: ONE}, MANY, {}, EVEN).data.sum()) == 6
 
 
 def test_smaller_piece_that_is_sure_displaces_a_larger_half_believed_one():
@@ -74,7 +75,7 @@ def test_smaller_piece_that_is_sure_displaces_a_larger_half_believed_one():
     sure[0:2, 6:8, 6:8] = 9.0  # 8 voxels of 81 are more than 64 of 1
     labels.data[0:2, 6:9, 6:9] = 3  # a rival: a fifth of the largest, and more
 
-    kept = tidy(labels, {3: ONE, 7: ONE}, {}, Witness(lambda value, part: sure[part], FRAME))
+    kept = tidy(labels, {3: ONE, 7: ONE}, MANY, {}, Witness(lambda value, part: sure[part], FRAME))
 
     assert int((kept.data == 3).sum()) == 18
     assert (kept.data == 3)[0, 6, 6]
@@ -85,7 +86,7 @@ def test_sure_speck_does_not_displace_the_organ():
     sure = np.where(labels.data == 3, 1.0, -9.0).astype(np.float32)
     sure[0:2, 6:8, 6:8] = 9.0  # eight voxels, an eighth of the largest piece
 
-    kept = tidy(labels, {3: ONE, 7: ONE}, {}, Witness(lambda value, part: sure[part], FRAME))
+    kept = tidy(labels, {3: ONE, 7: ONE}, MANY, {}, Witness(lambda value, part: sure[part], FRAME))
 
     assert int((kept.data == 3).sum()) == 64
     assert (kept.data == 3)[0, 0, 0]
@@ -101,29 +102,45 @@ def ring() -> LabelMap:
 
 
 def test_holes_are_filled_where_the_shots_show_none():
-    labels, solid = ring(), PromptRule(0.5, 0.0, hollow=False)
+    labels, solid = ring(), Shape(hollow=False)
 
-    kept = tidy(labels, {1: solid, 2: solid}, {}, EVEN)
+    kept = tidy(labels, {1: solid, 2: solid}, MANY, {}, EVEN)
 
     assert (kept.data[:, 2:7, 2:7] > 0).all()
     assert (kept.data == 2).sum() == 1
-    assert (tidy(labels, {1: MANY, 2: MANY}, {}, EVEN).data == labels.data).all()
+    assert (tidy(labels, {1: MANY, 2: MANY}, MANY, {}, EVEN).data == labels.data).all()
+
+
+def test_what_the_labels_enclose_together_becomes_the_likeliest_of_them():
+    labels = ring()
+    odds = {1: np.full((3, 12, 12), -5, np.float32), 2: np.full((3, 12, 12), -1, np.float32)}
+    likely = {1: np.full((3, 12, 12), 0.1, np.float16), 2: np.full((3, 12, 12), 0.3, np.float16)}
+    witness = Witness(lambda value, part: odds[value][part], FRAME)
+
+    kept = tidy(labels, {1: MANY, 2: MANY}, Shape(hollow=False), likely, witness)
+
+    assert (kept.data[:, 3:6, 3:6] == 2).all()
+    assert (kept.data[:, 2:7, 2:7] > 0).all()
+    assert (kept.data[:, 7:] == 0).all()
+    np.testing.assert_allclose(likely[2][0, 3:6, 3:6], 0.75, atol=1e-3)
+    np.testing.assert_allclose(likely[1][0, 3:6, 3:6], 0.25, atol=1e-3)
+    assert float(likely[2][0, 0, 0]) == pytest.approx(0.3, abs=1e-3)
 
 
 def test_what_is_open_to_its_slice_is_no_hole():
     labels = ring()
     labels.data[:, 2, 4] = 0  # a gap in the ring
-    solid = PromptRule(0.5, 0.0, hollow=False)
+    solid = Shape(hollow=False)
 
-    assert (tidy(labels, {1: solid, 2: solid}, {}, EVEN).data == labels.data).all()
+    assert (tidy(labels, {1: solid, 2: solid}, MANY, {}, EVEN).data == labels.data).all()
 
 
 def test_probabilities_follow_what_is_filled():
-    labels, solid = ring(), PromptRule(0.5, 0.0, hollow=False)
+    labels, solid = ring(), Shape(hollow=False)
     one = np.where(labels.data == 1, 0.8, 0.1).astype(np.float16)
     two = np.where(labels.data == 2, 0.7, 0.2).astype(np.float16)
 
-    kept = tidy(labels, {1: solid, 2: solid}, {1: one, 2: two}, EVEN)
+    kept = tidy(labels, {1: solid, 2: solid}, MANY, {1: one, 2: two}, EVEN)
 
     likeliest = np.argmax([1 - one - two, one, two], axis=0)
     np.testing.assert_array_equal(likeliest, kept.data)
@@ -135,5 +152,5 @@ def test_piece_where_the_shots_have_the_label_displaces_a_larger_one_elsewhere()
     there = replace(ONE, row=8 / 12, column=8 / 12, spread=0.1)
     anywhere = replace(there, spread=2.0)
 
-    assert (tidy(labels, {3: there, 7: ONE}, {}, EVEN).data == 3)[0, 8, 8]
-    assert (tidy(labels, {3: anywhere, 7: ONE}, {}, EVEN).data == 3)[0, 0, 0]
+    assert (tidy(labels, {3: there, 7: ONE}, MANY, {}, EVEN).data == 3)[0, 8, 8]
+    assert (tidy(labels, {3: anywhere, 7: ONE}, MANY, {}, EVEN).data == 3)[0, 0, 0]
