@@ -13,7 +13,7 @@ from amsam_cli.adaptation import adapt
 from amsam_cli.adapter import AdapterConfig
 from amsam_cli.bench.depth import SIDE, discs_shot
 from amsam_cli.bench.speed import Work
-from amsam_cli.models import builtin, choose_device, sam1, sam2
+from amsam_cli.models import choose_device, untrained
 from amsam_cli.models.base import PromptableModel
 from amsam_cli.weights import find_checkpoint
 
@@ -39,20 +39,9 @@ def size_works(names: Sequence[str] = MODELS, *, device: str = "cpu") -> list[Wo
     ]
 
 
-def untrained(name: str, device: str = "cpu") -> PromptableModel:
-    """Return a model of the registry with random weights."""
-    checkpoint, target = find_checkpoint(name), choose_device(device)
-    side = checkpoint.image_size
-    if checkpoint.family == "sam1":
-        return sam1.Sam1(sam1.build_network(sam1.VITS[checkpoint.architecture], side).to(target), name)
-    is_builtin = checkpoint.family == "builtin"
-    network = builtin.build_network() if is_builtin else sam2.build_network(checkpoint.architecture)
-    return sam2.Sam2(network.to(target), name, side)
-
-
 def _encoding(name: str, device: str) -> Callable[[], Callable[[], object]]:
     def prepare() -> Callable[[], object]:
-        model = untrained(name, device)
+        model = _model(name, device)
         frames = torch.rand(FRAMES, 3, model.image_size, model.image_size, device=model.device)
         return lambda: [float(model.encode(frame[None]).features.sum()) for frame in frames]
 
@@ -61,8 +50,13 @@ def _encoding(name: str, device: str) -> Callable[[], Callable[[], object]]:
 
 def _learning(name: str, device: str) -> Callable[[], Callable[[], object]]:
     def prepare() -> Callable[[], object]:
-        model, shot = untrained(name, device), discs_shot(SIDE)
+        model, shot = _model(name, device), discs_shot(SIDE)
         config = AdapterConfig(tune="lora", steps=STEPS, forecast=False)
         return lambda: adapt([shot], model, config=config)
 
     return prepare
+
+
+def _model(name: str, device: str) -> PromptableModel:
+    checkpoint = find_checkpoint(name)
+    return untrained(checkpoint, choose_device(device), checkpoint.image_size)

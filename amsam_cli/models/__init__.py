@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from amsam_cli.models.base import PromptableModel
 
-__all__ = ["choose_device", "load"]
+__all__ = ["choose_device", "load", "untrained"]
 
 STRIDE = 32
 """Frame sides are multiples of this, so that every grid of every encoder is whole."""
@@ -44,9 +44,34 @@ def load(spec: str, device: str = "cpu", *, image_size: int | None = None) -> Pr
         )
     target = choose_device(device)
     path = given or ensure(name)
+    return _filled(untrained(checkpoint, target, side), checkpoint, path)
+
+
+def untrained(checkpoint: Checkpoint, device: torch.device, side: int) -> PromptableModel:
+    """Return the model of a checkpoint with random weights, at a frame side."""
     if checkpoint.family == "sam1":
-        return _load_sam1(checkpoint, path, target, side)
-    return _load_sam2(checkpoint, path, target, side)
+        from amsam_cli.models import sam1
+
+        vit = sam1.build_network(sam1.VITS[checkpoint.architecture], side, unit_pixels=checkpoint.name == "medsam")
+        return sam1.Sam1(vit.to(device), checkpoint.name)
+    from amsam_cli.models import builtin, sam2
+
+    is_builtin = checkpoint.family == "builtin"
+    network = builtin.build_network() if is_builtin else sam2.build_network(checkpoint.architecture)
+    return sam2.Sam2(network.to(device), checkpoint.name, side)
+
+
+def _filled(model: PromptableModel, checkpoint: Checkpoint, path: Path) -> PromptableModel:
+    """Return the model with the weights of a file; only SAM's position tables depend on the frame side."""
+    from amsam_cli.models.state import fill, read_state
+
+    state = read_state(path)
+    if checkpoint.family == "sam1":
+        from amsam_cli.models.sam1 import resize_positions
+
+        state = resize_positions(state, model.network)
+    fill(model.network, state, name=checkpoint.name, path=path)
+    return model
 
 
 def choose_device(name: str) -> torch.device:
@@ -69,24 +94,3 @@ def choose_device(name: str) -> torch.device:
     else:
         reason = f"is not on this machine, which has {', '.join(known)}"
     raise InputError(f"Device '{name}' {reason}.", "use --device auto to take the best one there is.")
-
-
-def _load_sam1(checkpoint: Checkpoint, path: Path, device: torch.device, side: int) -> PromptableModel:
-    """Return SAM or MedSAM with its position tables resized to the frame side."""
-    from amsam_cli.models.sam1 import VITS, Sam1, build_network, resize_positions
-    from amsam_cli.models.state import fill, read_state
-
-    network = build_network(VITS[checkpoint.architecture], side, unit_pixels=checkpoint.name == "medsam")
-    fill(network, resize_positions(read_state(path), network), name=checkpoint.name, path=path)
-    return Sam1(network.to(device), checkpoint.name)
-
-
-def _load_sam2(checkpoint: Checkpoint, path: Path, device: torch.device, side: int) -> PromptableModel:
-    """Return SAM 2.1, MedSAM2 or the built-in model; their weights fit every frame side."""
-    from amsam_cli.models import builtin, sam2
-    from amsam_cli.models.state import fill, read_state
-
-    is_builtin = checkpoint.family == "builtin"
-    network = builtin.build_network() if is_builtin else sam2.build_network(checkpoint.architecture)
-    fill(network, read_state(path), name=checkpoint.name, path=path)
-    return sam2.Sam2(network.to(device), checkpoint.name, side)

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from amsam_cli import models
 from amsam_cli.errors import InputError, WeightsError
-from amsam_cli.models import builtin, choose_device, load, sam2
+from amsam_cli.models import builtin, choose_device, load, sam2, untrained
 from amsam_cli.models.base import MemoryModel, PromptableModel, Prompts
 from amsam_cli.models.sam1 import VITS, Sam1, build_network
 from amsam_cli.models.sam2 import Sam2
 from amsam_cli.models.state import fill, read_state, recognise
-from amsam_cli.weights import CHECKPOINTS, location
+from amsam_cli.weights import CHECKPOINTS, find_checkpoint, location
 from tests.toy import disc_frames
 
 SIDE = 128
@@ -257,3 +257,13 @@ def test_importing_models_loads_no_torch():
     code = f"import sys; import {models.__name__}; sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "side"), [("builtin", Sam2, 256), ("sam2.1-tiny", Sam2, 512), ("sam-vit-b", Sam1, 256)]
+)
+def test_untrained_model_is_the_registrys_in_all_but_weights(name, kind, side):
+    model = untrained(find_checkpoint(name), torch.device("cpu"), side)
+
+    assert isinstance(model, kind)
+    assert (model.name, model.image_size) == (name, side)
