@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,6 +25,14 @@ AFFINE = np.array([[0, 0, -1, 40], [0, -1, 0, 30], [3, 0, 0, -20], [0, 0, 0, 1.0
 """Voxel (d, h, w) -> RAS+ mm of `tests.scans.ball_scan`; files keep its axes as (w, h, d)."""
 
 
+def pytest_configure() -> None:
+    """Let workers of pytest-xdist, and the commands they start, share the processor instead of slowing each other."""
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep tests off the network, the home directory and the user's own settings."""
@@ -29,6 +40,16 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AMSAM_HOME", str(tmp_path / "amsam_home"))
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.delenv("AMSAM_ADAPTER", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def clean_logging() -> Iterator[None]:
+    """Put the package's logger back as it was: a command sets it up for its whole process."""
+    logger = logging.getLogger("amsam_cli")
+    handlers, level = logger.handlers, logger.level
+    yield
+    logger.handlers = handlers
+    logger.setLevel(level)
 
 
 @pytest.fixture
