@@ -44,7 +44,7 @@ class Survey:
     @property
     def sight(self) -> Sight:
         """What an adapter keeps of it; how much looks count is still to be weighed."""
-        masks = torch.stack([example.masks[0] for example in self.examples])  # (K, L, S, S)
+        masks = _masks(self.examples)
         return Sight(
             self.rules,
             (),
@@ -129,7 +129,7 @@ def _prompts(
 
     From leave-one-out priors, so that training sees prompts as good and as bad as a new scan's will be.
     """
-    masks = torch.stack([example.masks[0] for example in examples])
+    masks = _masks(examples)
     rules = tuple(
         prompts.learn_rule(prior[:, 0, label], masks[:, label]).asking(lesson.config.prompts)
         for label in range(len(lesson.labels))
@@ -139,6 +139,11 @@ def _prompts(
         for label, rule in enumerate(rules)
     ]
     return rules, Prompts.cat(found)
+
+
+def _masks(examples: Sequence[Example]) -> Tensor:
+    """Return the masks (K, L, S, S) of the first view of each shot: as annotated."""
+    return torch.stack([example.masks[0] for example in examples])
 
 
 def _mirror(examples: Sequence[Example]) -> Mirror:

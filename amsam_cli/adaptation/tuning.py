@@ -151,14 +151,13 @@ class _Run:
         self.report(self.stage, config.steps, config.steps)
 
     def _halves(self) -> Iterator[tuple[list[int], list[int]]]:
-        """Return the shots of D1 and D2 of each step; all and none where both levels learn from all."""
+        """Yield the shots of D1 and D2 of each step, without end; all and none where both levels learn from all."""
         if self.lesson.config.bilevel == "off":
-            return repeat((list(range(len(self.lesson.stills))), []))
+            yield from repeat((list(range(len(self.lesson.stills))), []))
         shown = [frozenset(row.nonzero()[:, 0].tolist()) for row in self.lesson.shown]
-        chance = Random(self.lesson.config.seed)
-        if self.regime.redraws:
-            return iter(lambda: split(self.lesson.patients, shown, chance), None)
-        return repeat(split(self.lesson.patients, shown))
+        chance = Random(self.lesson.config.seed) if self.regime.redraws else None
+        while True:
+            yield split(self.lesson.patients, shown, chance)
 
 
 class _Best:

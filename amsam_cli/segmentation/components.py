@@ -121,18 +121,28 @@ def _fill_together(
     probabilities: Mapping[int, NDArray[np.float16]],
     witness: Witness,
 ) -> None:
-    """Let what the labels together enclose in (D, H, W), in place, become the likeliest of them."""
-    for start in range(0, len(kept), SLICES):
-        part = slice(start, start + SLICES)
-        holes = _enclosed(kept[part] > 0, kept[part])
+    """Let what the labels together enclose in (D, H, W), in place, become the likeliest of them.
+
+    Only the box round all of them is searched: nothing outside it is enclosed, and large slices take seconds.
+    """
+    boxes = [box for _, box in _boxes(kept)]
+    if not boxes:
+        return
+    depth, rows, columns = (
+        slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True)
+    )
+    for start in range(depth.start, depth.stop, SLICES):
+        slices = slice(start, min(start + SLICES, depth.stop))
+        part = kept[slices, rows, columns]
+        holes = _enclosed(part > 0, part)
         if not holes.any():
             continue
-        found = [witness.log_odds(value, slice(start, start + len(holes)))[holes] for value in values]
-        kept[part][holes] = np.array(values)[np.argmax(found, axis=0)]
-        own = {value: likely[part][holes].astype(np.float32) for value, likely in probabilities.items()}
-        whole = np.sum([*own.values()], axis=0).clip(1e-6)
-        for value, likely in own.items():
-            probabilities[value][part][holes] = likely / whole
+        found = [witness.log_odds(value, slices)[:, rows, columns][holes] for value in values]
+        part[holes] = np.array(values)[np.argmax(found, axis=0)]
+        likely = [each[slices, rows, columns] for each in probabilities.values()]
+        whole = np.sum([each[holes].astype(np.float32) for each in likely], axis=0).clip(1e-6)
+        for each in likely:
+            each[holes] = each[holes].astype(np.float32) / whole
 
 
 def _middles(
