@@ -6,6 +6,8 @@ Owns the stop-watch and its table. What is timed comes from elsewhere: `amsam_cl
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +83,7 @@ def time_works(
 
 
 def _time_once(work: Work) -> tuple[float, float | None]:
+    _give_back()
     run = work.prepare()
     fresh = _forget_peak()
     began = time.perf_counter()
@@ -96,6 +99,13 @@ def _timing(
     taken = statistics.median(seconds[work])
     ratio = taken / max(statistics.median(seconds[first]), 1e-9)
     return Timing(work.name, work.group, taken, min(seconds[work]), ratio, max(memory, default=None))
+
+
+def _give_back() -> None:
+    """Return to the system what earlier works freed and the allocator kept, which would count as the next one's."""
+    gc.collect()
+    if _RESET.exists() and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
 
 
 def _forget_peak() -> bool:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from amsam_cli.models.attention import Addend, added_to_scores
 from amsam_cli.models.base import Bias, Decoded, Embedding, Frozen, Memory, Prompts, shrunk
+from amsam_cli.models.pace import pace
 from amsam_cli.models.precision import mixed_precision
 
 CONFIGS = {
@@ -126,6 +127,10 @@ class Sam2(Frozen):
 
         The pointer is that of the answer, where `remember` decodes once more to get one.
         """
+        parts = self._parts(len(embedding))
+        return Memory.cat([self._keep(embedding.rows(part), answer.rows(part)) for part in parts])
+
+    def _keep(self, embedding: Embedding, answer: Decoded) -> Memory:
         present = (answer.presence > 0).float()[:, None]
         assert answer.pointer is not None
         pointer = present * answer.pointer + (1 - present) * self._network.no_obj_ptr
@@ -154,9 +159,28 @@ class Sam2(Frozen):
         *,
         bias: Bias | None = None,
     ) -> Decoded:
-        """Return masks decoded after memory attention over `bank`, in the order given."""
+        """Return masks decoded after memory attention over `bank`, in the order given.
+
+        Rows do not see each other, so on a processor those of wide frames go a few at a time (`models/pace.py`); a
+        `bias` knows all rows of its batch, which then go together.
+        """
         if prompts is None:
             prompts = Prompts.empty(len(embedding), device=self.device)
+        if bias is not None:
+            return self._recall(embedding, bank, prompts, bias)
+        return Decoded.cat(
+            [
+                self._recall(embedding.rows(part), [memory.rows(part) for memory in bank], prompts.rows(part), None)
+                for part in self._parts(len(embedding))
+            ]
+        )
+
+    def _parts(self, rows: int) -> list[slice]:
+        """Return which rows go through memory together."""
+        size = pace(self.device, self.image_size, rows)
+        return [slice(start, start + size) for start in range(0, rows, size)]
+
+    def _recall(self, embedding: Embedding, bank: Sequence[Memory], prompts: Prompts, bias: Bias | None) -> Decoded:
         features = self._attend(embedding.features, bank, bias)
         return self._decode(features, _for_decoder(embedding), prompts)
 

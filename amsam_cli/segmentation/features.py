@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from amsam_cli.models.base import Embedding, OnStep
+from amsam_cli.models.pace import pace
 from amsam_cli.preprocess import Frames
 
 BATCH = 16
 """Frames encoded at once."""
-WIDE, FEW = 256, 2
-"""On a processor, frames wider than this go by twos: what becomes of more no longer fits its caches."""
 FREE_SHARE = 0.5
 FALLBACK_GIB = 4.0
 
@@ -107,16 +106,16 @@ class Features:
         """Return the features of all frames; past `limit_gib` they lie on disk."""
         levels: list[Level] = []
         folder = None
-        pace = _pace(model.device, frames.recipe.image_size)
+        at_once = pace(model.device, frames.recipe.image_size, BATCH)
         start = 0
         while start < len(frames):
             on_step("encode", start, len(frames))
             try:
-                embedding = model.encode(frames.pixels(start, min(start + pace, len(frames))).to(model.device))
+                embedding = model.encode(frames.pixels(start, min(start + at_once, len(frames))).to(model.device))
             except torch.OutOfMemoryError:
-                if pace == 1:
+                if at_once == 1:
                     raise
-                pace //= 2
+                at_once //= 2
                 continue
             maps = embedding.levels
             if not levels:
@@ -147,15 +146,6 @@ class Features:
         wanted = torch.as_tensor(index)
         features, *detail = (level.rows(wanted).to(self.model.device, torch.float32) for level in self._levels)
         return Embedding(features, tuple(detail))
-
-
-def _pace(device: torch.device, side: int) -> int:
-    """Return how many frames to encode at once.
-
-    >>> _pace(torch.device("cpu"), 256), _pace(torch.device("cpu"), 512), _pace(torch.device("cuda"), 512)
-    (16, 2, 16)
-    """
-    return FEW if device.type == "cpu" and side > WIDE else BATCH
 
 
 def _folder_for(maps: Sequence[Tensor], depth: int, limit_gib: float | None) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from itertools import count
 
 import numpy as np
@@ -87,6 +88,26 @@ def test_peak_memory_is_that_of_the_work_alone():
     large, small = time_works(works, repeats=1)
 
     assert 150 < large.peak_memory_mib - small.peak_memory_mib < 250
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the allocator cannot give back")
+def test_what_an_earlier_work_freed_is_not_counted():
+    kept = []
+
+    def run():
+        blocks = [np.ones(10_000) for _ in range(2000)]
+        kept.append(blocks[-1])  # the heap cannot shrink below it by itself
+
+    works = [
+        Work("before", "x", lambda: lambda: None),
+        Work("many", "x", lambda: run),
+        Work("after", "x", lambda: lambda: None),
+    ]
+
+    before, many, after = time_works(works, repeats=1)
+
+    assert many.peak_memory_mib - before.peak_memory_mib > 100
+    assert after.peak_memory_mib - before.peak_memory_mib < 50
 
 
 def test_memory_of_another_process_is_not_claimed():
