@@ -14,7 +14,8 @@ from amsam_cli.bench.cases import Cases
 from amsam_cli.models.base import PromptableModel
 from amsam_cli.suggest import suggest_slices
 
-Choice = Literal["drawn", "chosen", "suggested"]
+Choice = Literal["drawn", "medoids", "suggested"]
+"""By name of the rule: results of another rule must not pass for those of this one."""
 
 
 @runtime_checkable

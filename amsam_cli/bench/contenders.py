@@ -116,7 +116,7 @@ _OURS: Mapping[str, Mapping[str, Any]] = {
     "amsam-full-no-prompts": {**_FULL, "prompts": "none"},
     "amsam-full-bilevel": {**_FULL, "bilevel": "first"},
 }
-_CHOICES: tuple[Choice, ...] = ("chosen", "suggested")
+_CHOICES: Mapping[str, Choice] = {"amsam-chosen": "medoids", "amsam-suggested": "suggested"}
 _ON_CPU = ("registration", "forest")
 _ON_OUR_MODELS = ("persam", "sam2-box")
 
@@ -146,7 +146,6 @@ def load_method(name: str, device: str = "cpu", *, model: str | None = None) -> 
 
         mode: Mode = next((mode for mode in _MODES if arm == f"amsam-{mode}"), "full")
         base = AdapterConfig.paper() if arm == "amsam-paper" else AdapterConfig()
-        choice: Choice = next((each for each in _CHOICES if arm == f"amsam-{each}"), "drawn")
         axes = {"forecast": False, **_OURS[arm], **({"steps": int(steps)} if at else {})}
         return Amsam(
             name,
@@ -155,7 +154,7 @@ def load_method(name: str, device: str = "cpu", *, model: str | None = None) -> 
             mode=mode,
             axes=_AXES.get(arm, {}),
             is_shown_boxes=arm == "amsam-true-box",
-            choice=choice,
+            choice=_CHOICES.get(arm, "drawn"),
             device=device,
         )
     module, class_name = _PLACES[name]

@@ -60,7 +60,7 @@ class Amsam(OnOurModel):
 
     def slices(self, there: Cases, drawn: Sequence[str]) -> Sequence[str]:
         """Return the slices it would ask for, of the scans that those drawn are of."""
-        if self.choice == "chosen":
+        if self.choice == "medoids":
             return chosen_slices(there, drawn)
         return suggested_slices(there, drawn, self.loaded) if self.choice == "suggested" else drawn
 

@@ -136,7 +136,7 @@ def _label_names(entries: Sequence[str]) -> dict[int, str]:
 
 
 def _choose(candidates: list[Candidate], shots: int | None, slices: Path | None, screen: Screen) -> list[Candidate]:
-    """Return the slices to learn from: those of the list, else the most informative."""
+    """Return the slices to learn from: those of the list, else those that stand for the others."""
     from amsam_cli.adaptation import choose
     from amsam_cli.io import read_slice_list
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from amsam_cli.models.attention import Addend, added_to_scores
 from amsam_cli.models.base import Bias, Decoded, Embedding, Frozen, Memory, Prompts, shrunk
-from amsam_cli.models.pace import pace
+from amsam_cli.models.batching import pace
 from amsam_cli.models.precision import mixed_precision
 
 CONFIGS = {
@@ -161,7 +161,7 @@ class Sam2(Frozen):
     ) -> Decoded:
         """Return masks decoded after memory attention over `bank`, in the order given.
 
-        Rows do not see each other, so on a processor those of wide frames go a few at a time (`models/pace.py`); a
+        Rows do not see each other, so on a processor those of wide frames go a few at a time (`models/batching.py`); a
         `bias` knows all rows of its batch, which then go together.
         """
         if prompts is None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from amsam_cli.models.base import Embedding, OnStep
-from amsam_cli.models.pace import pace
+from amsam_cli.models.batching import pace
 from amsam_cli.preprocess import Frames
 
 BATCH = 16

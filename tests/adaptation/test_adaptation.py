@@ -67,6 +67,22 @@ def test_choose_spreads_over_depth_within_one_patient():
     assert min(np.diff(positions)) >= 0.25
 
 
+def test_choose_takes_small_cross_sections_beside_large_ones():
+    candidates = [Slice("a", i / 20, {1: 1 + i * i}) for i in range(21)]
+
+    areas = sorted(candidate.areas[1] for candidate in choose(candidates, 4))
+
+    assert areas[0] < 30
+    assert areas[-1] > 200
+
+
+def test_choose_compares_only_some_of_a_great_many_and_keeps_the_rare_ones():
+    common = [Slice("a", i / 5000, {1: 500}) for i in range(5000)]
+    rare = Slice("a", 0.1, {2: 30})
+
+    assert rare in choose([*common, rare], 3)
+
+
 def test_choose_does_not_depend_on_the_order_of_the_files():
     candidates = [Slice(patient, i / 10, {1: 100 + i, 2: 50 - i}) for patient in "abc" for i in range(6)]
 

@@ -157,7 +157,7 @@ def test_masks_come_with_the_dice_to_expect(method):
     assert all(0 < dice <= 1 for dice in expected.values())
 
 
-@pytest.mark.parametrize("choice", ["chosen", "suggested"])
+@pytest.mark.parametrize("choice", ["medoids", "suggested"])
 def test_slices_are_asked_for_in_the_same_scans(method, choice, tmp_path):
     for seed in (0, 1):
         save_balls(tmp_path / "balls", seed)

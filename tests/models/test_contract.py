@@ -430,7 +430,7 @@ def test_wide_frames_go_by_twos_to_the_same_end(memory_model, monkeypatch):
     together = memory_model.recall(embedding, memories)
     kept = memory_model.keep(embedding, together)
 
-    monkeypatch.setattr("amsam_cli.models.pace.WIDE", 0)
+    monkeypatch.setattr("amsam_cli.models.batching.WIDE", 0)
     by_twos = memory_model.recall(embedding, memories)
 
     assert_same_rows(together, [by_twos])
