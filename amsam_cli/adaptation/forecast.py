@@ -67,7 +67,7 @@ def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: On
     """Return each label's Dice on shots held out with their patient (each shot, if there is one patient).
 
     Every fold refits from scratch and segments the held-out slice among its neighbours by the same code as any scan.
-    None where nothing can be held out.
+    None where nothing can be held out. A label that only one patient shows has no Dice: no refit could learn it.
     """
     folds = make_folds(lesson.patients, most=FOLDS if lesson.kept else FRESH_FOLDS)
     if not folds:
@@ -78,11 +78,12 @@ def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: On
     for number, held_out in enumerate(folds):
         report("forecast", number, len(folds))
         kept = lesson.only([index for index in range(len(lesson.stills)) if index not in held_out])
+        known = [value for value, there in zip(lesson.labels, kept.shown.any(dim=0).tolist(), strict=True) if there]
         for make, found in ((learn, tuned), (learn_plain, plain)):
             if make is None:
                 continue
             adapter = make(kept)
-            found += [(index, _score(lesson.stills[index].shot, adapter, lesson)) for index in held_out]
+            found += [(index, _score(lesson.stills[index].shot, adapter, lesson, known)) for index in held_out]
             if make is learn and not lesson.kept:
                 seen.append(_look_ahead(lesson, adapter, held_out))
     report("forecast", len(folds), len(folds))
@@ -129,15 +130,15 @@ def make_folds(patients: Sequence[str], *, most: int = FOLDS) -> list[list[int]]
     return merged
 
 
-def _score(shot: Shot, adapter: Adapter, lesson: Lesson) -> dict[int, float]:
-    """Return the Dice of each label the shot shows, segmented among its neighbouring slices."""
+def _score(shot: Shot, adapter: Adapter, lesson: Lesson, known: Sequence[int]) -> dict[int, float]:
+    """Return the Dice of each known label that the shot shows, segmented among its neighbouring slices."""
     scan = shot.scan()
     middle = round(shot.position * (scan.depth - 1))
     first, last = max(0, middle - NEIGHBOURS), min(scan.depth, middle + NEIGHBOURS + 1)
     plan = Plan(asks_back=False)
     result = segment(scan.part(first, last), adapter, lesson.model, memory_model=lesson.memory_model, plan=plan)
     found = result.labels.slice(middle - first)
-    values = [value for value in shot.labels.values() if value in adapter.labels]
+    values = [value for value in shot.labels.values() if value in known]
     return {value: dice(found.mask(value), shot.labels.mask(value)) or 0.0 for value in values}
 
 

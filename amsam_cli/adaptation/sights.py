@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from amsam_cli.adaptation.lesson import Example, Lesson
-from amsam_cli.adapter import Mirror, Sight, SupportBank
+from amsam_cli.adapter import Mirror, Sight, SupportBank, Trust
 from amsam_cli.methods import prompts, pseudo_prompt
+from amsam_cli.methods.blending import Blend
+from amsam_cli.methods.confidence import Gauge
 from amsam_cli.methods.losses import to_side
 from amsam_cli.methods.probe import Probe, fit_probe
 from amsam_cli.methods.pseudo_prompt import Prototypes
@@ -43,14 +45,16 @@ class Survey:
 
     @property
     def sight(self) -> Sight:
-        """What an adapter keeps of it; how much looks count is still to be weighed."""
+        """What an adapter keeps of it; looks count alike, and are trusted in nothing, until they are weighed."""
         masks = _masks(self.examples)
+        labels = len(self.rules)
         return Sight(
             self.rules,
-            (),
-            (),
+            (Trust(prior=0.0, slice=0.0, support=0.0),) * labels,
+            (Blend(),) * labels,
             self.bank,
             self.probe,
+            gauges=(Gauge(0.0),) * labels,
             mirror=_mirror(self.examples),
             shapes=tuple(map(learn_shape, masks.unbind(1))),
             together=learn_shape(masks.amax(dim=1)),

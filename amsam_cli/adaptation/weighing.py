@@ -44,8 +44,10 @@ class Evidence:
 
 
 @torch.no_grad()
-def look_back(lesson: Lesson, survey: Survey, dense: Tensor, channels: Tensor | None) -> list[Evidence]:
+def look_back(lesson: Lesson, survey: Survey, dense: Tensor, channels: Tensor | None) -> list[Evidence | None]:
     """Return the looks at all views of all shots, each by the memories and the probe of the others, label by label.
+
+    None of labels that no shot shows, as happens where the one patient who has it is held out.
 
     Args:
         lesson: the shots.
@@ -53,16 +55,18 @@ def look_back(lesson: Lesson, survey: Survey, dense: Tensor, channels: Tensor | 
         dense: (L, C), each label's learned prompt.
         channels: (L,), the mask token that answers for each; None where all ask the model's own.
     """
-    count, found = len(survey.examples), []
+    count = len(survey.examples)
+    shown = survey.bank.prototypes.present.any(dim=0).tolist()
+    found: list[Evidence | None] = []
     for label, rule in enumerate(survey.rules):
         eye = _Eye(lesson, label, dense, channels)
         parts = []
-        for shot, example in enumerate(survey.examples):
+        for shot, example in enumerate(survey.examples if shown[label] else ()):
             row = (label * count + shot) * example.views
             asked = survey.found.rows(slice(row, row + example.views))
             bank = _others_memories(lesson, survey, label, shot)
             parts.append(eye.look(example, rule.logits(survey.prior[shot, :, label, None]), asked, bank))
-        found.append(Evidence.cat(parts))
+        found.append(Evidence.cat(parts) if parts else None)
     return found
 
 

@@ -24,6 +24,12 @@ from tests.toy import ToyModel
 QUICK = AdapterConfig(steps=4, forecast=False)
 
 
+def without(shot: Shot, value: int) -> Shot:
+    """Return a shot that does not show a label."""
+    data = np.where(shot.labels.data == value, 0, shot.labels.data).astype(np.uint16)
+    return replace(shot, labels=LabelMap(data, shot.labels.geometry, shot.labels.names))
+
+
 @dataclass(frozen=True)
 class Slice:
     """As much of a candidate as `choose` looks at."""
@@ -159,6 +165,16 @@ def shuffled(seed: int) -> Shot:
     data = rng.permutation(shot.labels.data.reshape(-1)).reshape(shot.labels.data.shape)
     labels = LabelMap(data, shot.labels.geometry, shot.labels.names)
     return Shot(shot.volume, labels, shot.scan, shot.origin, shot.patient, shot.position)
+
+
+def test_label_that_one_patient_has_is_learned_and_has_no_forecast():
+    shots = [ball_shot(0), without(ball_shot(1), OTHER)]
+
+    adapter = adapt(shots, ToyModel(), config=AdapterConfig(steps=4))
+
+    assert adapter.labels == {1: "ball", 2: "other"}
+    assert list(adapter.record.forecast or {}) == [1]
+    assert "'other' disappears when its patient is held out, so there is no forecast of it." in adapter.record.warnings
 
 
 def test_forecast_falls_when_the_labels_are_wrong():
