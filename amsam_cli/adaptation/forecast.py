@@ -19,6 +19,8 @@ from amsam_cli.volume import Shot
 FOLDS = 4
 FRESH_FOLDS = 2
 """Where the encoder is tuned, a refit costs as much as the fit itself."""
+FOUND = 0.05
+"""Dice of the best label on shots held out, under which refits found nothing."""
 NEIGHBOURS = 3
 """Slices on either side of a held-out one that the forecast segments with it."""
 
@@ -35,8 +37,8 @@ class Forecast:
         tuned: label value -> mean Dice.
         plain: the same for adapters of the same shots that were not tuned; empty where those were not asked for.
         gains: what tuning brought to each patient held out, as the mean over its shots and labels.
-        is_handicapped: whether the refits learned from half of the shots in half of the steps, as they do where all
-            weights are tuned: then their gains are less than what the whole fit brings.
+        is_handicapped: whether the refits learned from half of the shots, as they do of two patients and where the
+            encoder is tuned: then their gains are less than what the whole fit brings.
         evidence: what looks tuned without them say of the shots, for each scale and label, None of labels that no other
             shot shows; empty where the encoder is frozen.
     """
@@ -51,15 +53,15 @@ class Forecast:
     def helps(self) -> bool:
         """Whether tuning is kept: there is a gain, over patients, no smaller than the standard error of that gain.
 
-        Of two patients, it must have harmed neither. Where the refits were handicapped the doubt is on its side: it is
-        kept unless it cost more than that error, or they found nothing at all.
+        Where the refits were handicapped the doubt is on its side: it is kept unless it cost more than that error, or
+        they found nothing.
         """
         if not self.gains:
             return True
         gain = float(np.mean(self.gains))
         error = float(np.std(self.gains, ddof=1)) / math.sqrt(len(self.gains)) if len(self.gains) > 1 else 0.0
         if self.is_handicapped:
-            return gain >= -error and any(self.tuned.values())
+            return gain >= -error and max(self.tuned.values(), default=0.0) >= FOUND
         return gain > 0 and gain >= error
 
 
@@ -88,7 +90,7 @@ def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: On
                 seen.append(_look_ahead(lesson, adapter, held_out))
     report("forecast", len(folds), len(folds))
     gains = _gains(tuned, plain, lesson.patients)
-    return Forecast(_means(tuned), _means(plain), gains, not lesson.kept, _joined(seen))
+    return Forecast(_means(tuned), _means(plain), gains, len(folds) == 2, _joined(seen))
 
 
 def _look_ahead(lesson: Lesson, adapter: Adapter, held_out: Sequence[int]) -> list[list[Evidence | None]]:

@@ -285,6 +285,22 @@ def test_tuning_that_helps_is_kept(monkeypatch: pytest.MonkeyPatch):
     assert adapter.record.forecast == {1: 0.7, 2: 0.2}
 
 
+@pytest.mark.parametrize(
+    ("patients", "tune", "is_handicapped"), [(2, "lora", True), (3, "lora", False), (3, "full", True)]
+)
+def test_refits_from_half_of_the_shots_are_handicapped(
+    monkeypatch: pytest.MonkeyPatch, patients: int, tune: Tune, is_handicapped: bool
+):
+    seen: list[Forecast | None] = []
+    hold_out = adaptation.hold_out
+    monkeypatch.setattr(adaptation, "hold_out", lambda *given: seen.append(hold_out(*given)) or seen[-1])
+
+    adapt([ball_shot(seed) for seed in range(patients)], ToyModel(), config=AdapterConfig(steps=2, tune=tune))
+
+    assert seen[0]
+    assert seen[0].is_handicapped is is_handicapped
+
+
 def test_label_that_was_not_learned_raises_the_alarm():
     shots = [shuffled(seed) for seed in (0, 1)]
 
