@@ -35,7 +35,7 @@ FULL_STEPS = 150
 PUBLISHED_EPOCHS = 100
 """Over half of the shots, one a step."""
 FOLD_STEPS = 0.5
-"""Share of the steps that a refit of the forecast takes, where all weights are tuned."""
+"""Share of the steps that a refit of the forecast takes: it learns from fewer shots."""
 ENOUGH = 3
 """Shots from which one can be found from the others: two others at least."""
 COLLAPSED = 0.2
@@ -200,8 +200,7 @@ def _untuned(lesson: Lesson) -> Lesson:
 
 def _forecast(lesson: Lesson, report: OnStep) -> Forecast | None:
     """Return the Dice on shots held out, with tuning and, where that is another thing and may be undone, without."""
-    steps = lesson.config.steps or 0
-    shorter = steps if lesson.kept else round(FOLD_STEPS * steps)
+    shorter = round(FOLD_STEPS * (lesson.config.steps or 0))
 
     def learn(kept: Lesson) -> Adapter:
         return _learn(replace(kept, config=replace(kept.config, steps=shorter)), silent, "forecast")
