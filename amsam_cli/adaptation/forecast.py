@@ -69,7 +69,7 @@ def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: On
     """Return each label's Dice on shots held out with their patient (each shot, if there is one patient).
 
     Every fold refits from scratch and segments the held-out slice among its neighbours by the same code as any scan.
-    None where nothing can be held out. A label that only one patient shows has no Dice: no refit could learn it.
+    None where nothing can be held out. A label has no Dice where no refit was shown it.
     """
     folds = make_folds(lesson.patients, most=FOLDS if lesson.kept else FRESH_FOLDS)
     if not folds:
