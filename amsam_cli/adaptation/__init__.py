@@ -224,10 +224,9 @@ def _remarks(adapter: Adapter, expected: Forecast | None) -> tuple[str, ...]:
     names = [*adapter.labels.values()]
     if adapter.config.forecast and expected is None:
         remarks.append("One shot only: nothing could be held out, so there is no forecast.")
-    for value in adapter.labels if expected else ():
-        if expected and value not in expected.tuned:
-            name = adapter.labels[value]
-            remarks.append(f"'{name}' disappears when its patient is held out, so there is no forecast of it.")
+    foretold = adapter.labels if expected is None else expected.tuned
+    for name in (adapter.labels[value] for value in adapter.labels if value not in foretold):
+        remarks.append(f"No slice is left that shows '{name}' when some are held out, so there is no forecast of it.")
     for name, trust in zip(names, adapter.whole.trust, strict=True):
         if max(trust.prior, trust.slice, trust.support) < COLLAPSED:
             remarks.append(f"'{name}' was not learned: its own shots are found with a Dice of {trust.slice:.2f}.")

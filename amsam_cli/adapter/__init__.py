@@ -47,7 +47,7 @@ __all__ = [
     "check_same",
 ]
 
-FORMAT = 3
+FORMAT = 4
 DESCRIPTION = "amsam.json"
 MEMORIES = "memories.safetensors"
 TIMINGS = "run.json"
@@ -301,10 +301,7 @@ def _change_tensors(adapter: Adapter) -> dict[str, Tensor]:
 
 
 def _restore_changes(lora: dict[str, Tensor], others: dict[str, Tensor]) -> Changes:
-    def of(kind: str) -> dict[str, Tensor]:
-        return {n.removeprefix(f"{kind}."): t for n, t in others.items() if n.startswith(f"{kind}.")}
-
-    return Changes(lora, of("weights"), of("calibration"), of("classes"))
+    return Changes(lora, *(_of(f"{kind}.", others) for kind in ("weights", "calibration", "classes")))
 
 
 def _memory_tensors(adapter: Adapter) -> dict[str, Tensor]:
@@ -320,7 +317,8 @@ def _memory_tensors(adapter: Adapter) -> dict[str, Tensor]:
             f"{scale}.present": bank.prototypes.present,
         }
         if sight.probe:
-            tensors |= {f"{scale}.probe.weight": sight.probe.weight, f"{scale}.probe.bias": sight.probe.bias}
+            parts = asdict(sight.probe)
+            tensors |= {f"{scale}.probe.{name}": tensor for name, tensor in parts.items()}
         if sight.mirror:
             levels = sight.mirror.features.levels
             tensors |= {f"{scale}.mirror.{number}": level for number, level in enumerate(levels)}
@@ -335,13 +333,13 @@ def _restore_sight(scale: str, about: dict[str, Any], memories: dict[str, Tensor
         for name in ("maps", "pointers", "masks", "foreground", "background", "present")
     }
     known = Prototypes(tensors["foreground"], tensors["background"], tensors["present"])
-    weight, bias = memories.get(f"{scale}.probe.weight"), memories.get(f"{scale}.probe.bias")
+    probe = _of(f"{scale}.probe.", memories)
     return Sight(
         rules=tuple(PromptRule(**rule) for rule in about[scale]["rules"]),
         trust=tuple(Trust(**trust) for trust in about[scale]["trust"]),
         blends=tuple(Blend(**blend) for blend in about[scale]["blends"]),
         bank=SupportBank(tensors["maps"], tensors["pointers"], tensors["masks"], known),
-        probe=None if weight is None or bias is None else Probe(weight, bias),
+        probe=Probe(**probe) if probe else None,
         gauges=tuple(Gauge(**gauge) for gauge in about[scale]["gauges"]),
         mirror=_restore_mirror(scale, memories),
         shapes=tuple(Shape(**shape) for shape in about[scale]["shapes"]),
@@ -350,11 +348,16 @@ def _restore_sight(scale: str, about: dict[str, Any], memories: dict[str, Tensor
 
 
 def _restore_mirror(scale: str, memories: dict[str, Tensor]) -> Mirror | None:
-    own = {name.rpartition(".")[2]: tensor for name, tensor in memories.items() if name.startswith(f"{scale}.mirror.")}
+    own = _of(f"{scale}.mirror.", memories)
     if not own:
         return None
     features, *detail = (own[number] for number in sorted(name for name in own if name.isdigit()))
     return Mirror(Embedding(features, tuple(detail)), own["masks"], own["places"])
+
+
+def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, named by the rest."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _describe(adapter: Adapter) -> dict[str, Any]:

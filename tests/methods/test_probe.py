@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from amsam_cli.methods.probe import fit_probe
@@ -76,6 +78,20 @@ def test_weighing_levels_apart_equals_weighing_resized_columns():
     together = probe.logits(Embedding(resized, embedding.detail))
 
     assert torch.allclose(probe.logits(embedding), together, atol=1e-3)
+
+
+def test_hidden_units_find_what_no_line_does():
+    def rings(seed: int) -> tuple[Embedding, torch.Tensor]:
+        """Frames in which middling values are the label, and both lower and higher ones are not."""
+        values = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        return Embedding(torch.zeros(4, 1, 16, 16), (values,)), (values.abs() < 0.4).float()
+
+    probe = fit_probe(*rings(0))
+    embedding, truth = rings(1)
+
+    assert overlap(probe.probability(embedding) > 0.5, truth > 0.5) > 0.9
+    line = replace(probe, bend=torch.zeros_like(probe.bend))
+    assert overlap(line.probability(embedding) > 0.5, truth > 0.5) < 0.5
 
 
 def test_shuffled_masks_teach_nothing():
