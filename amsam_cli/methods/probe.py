@@ -28,6 +28,8 @@ ITERATIONS = 40
 UNITS = 64
 STEPS, RATE, DROPOUT = 200, 1e-2, 0.3
 PIXELS_A_STEP = 2048
+AT_ONCE = 16 * 64**2
+"""Pixels whose hidden units are held together: sixteen frames of the built-in model, one of SAM's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +53,11 @@ class Probe:
 
         A linear map and bilinear resampling can change places, so each level is weighed on its own grid.
         """
+        each = max(1, AT_ONCE // _side(embedding) ** 2)
+        starts = range(0, len(embedding), each)
+        return torch.cat([self._logits(embedding.rows(slice(start, start + each))) for start in starts])
+
+    def _logits(self, embedding: Embedding) -> Tensor:
         device = embedding.features.device
         weight, side = self.weight.to(device), _side(embedding)
         seen = self.bias.to(device)[None, :, None, None]

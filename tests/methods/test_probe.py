@@ -80,6 +80,16 @@ def test_weighing_levels_apart_equals_weighing_resized_columns():
     assert torch.allclose(probe.logits(embedding), together, atol=1e-3)
 
 
+def test_frames_looked_at_one_by_one_have_the_same_logits(monkeypatch):
+    embedding, masks = frames(5, seed=8)
+    probe = fit_probe(embedding, masks)
+    together = probe.logits(embedding)
+
+    monkeypatch.setattr("amsam_cli.methods.probe.AT_ONCE", 2 * 16**2)
+
+    assert torch.allclose(probe.logits(embedding), together, atol=1e-5)
+
+
 def test_hidden_units_find_what_no_line_does():
     def rings(seed: int) -> tuple[Embedding, torch.Tensor]:
         """Frames in which middling values are the label, and both lower and higher ones are not."""
