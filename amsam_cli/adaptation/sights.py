@@ -90,12 +90,17 @@ def _bank(lesson: Lesson, examples: Sequence[Example], known: Prototypes) -> Sup
 
 
 def _fit(lesson: Lesson, examples: Sequence[Example]) -> Probe:
-    """Return the probe of all views of some shots; of kept ones it is fitted once, however many folds ask for it."""
+    """Return the probe of all views of some shots; of kept ones it is fitted once, however many folds ask for it.
+
+    It stays a line where the encoder was tuned: features that were made for these labels need no bend.
+    """
     wanted = tuple(examples)
     known = lesson.probes if lesson.kept else {}
     if wanted not in known:
         slices = Embedding.cat([example.slices for example in wanted])
-        known[wanted] = fit_probe(slices, torch.cat([example.masks for example in wanted]), seed=lesson.config.seed)
+        masks = torch.cat([example.masks for example in wanted])
+        bends = bool(lesson.kept) or not lesson.config.steps
+        known[wanted] = fit_probe(slices, masks, seed=lesson.config.seed, bends=bends)
     return known[wanted]
 
 

@@ -75,10 +75,11 @@ class Probe:
         return self.logits(embedding).sigmoid()
 
 
-def fit_probe(embedding: Embedding, masks: Tensor, *, seed: int = 0) -> Probe:
+def fit_probe(embedding: Embedding, masks: Tensor, *, seed: int = 0, bends: bool = True) -> Probe:
     """Return the probe of frames with features `embedding` (n rows) and soft `masks` (n, L, S, S).
 
-    Rare labels are drawn more often, by the square root of how rare they are; what no frame shows is never predicted.
+    It has hidden units if it `bends`, else none. Rare labels are drawn more often, by the square root of how rare they
+    are; what no frame shows is never predicted.
     """
     shares = _shares(masks, _side(embedding))
     rows, pixels = _draw(shares, torch.Generator().manual_seed(seed))
@@ -86,9 +87,13 @@ def fit_probe(embedding: Embedding, masks: Tensor, *, seed: int = 0) -> Probe:
     columns = _columns(embedding, rows, pixels)
     mean, spread = columns.mean(dim=0), columns.std(dim=0) + 1e-3
     columns = (columns - mean) / spread
-    line, level = _minimise(columns, truth)
-    units, offset, bend = _bend(columns, truth, columns @ line.T + level, torch.Generator().manual_seed(seed))
-    weight, bias = torch.cat([line, units]) / spread, torch.cat([level, offset])
+    weight, bias = _minimise(columns, truth)
+    bend = weight.new_empty(len(weight), 0)
+    if bends:
+        scores = columns @ weight.T + bias
+        units, offset, bend = _bend(columns, truth, scores, torch.Generator().manual_seed(seed))
+        weight, bias = torch.cat([weight, units]), torch.cat([bias, offset])
+    weight = weight / spread
     return Probe(weight.cpu(), (bias - weight @ mean).cpu(), bend.cpu())
 
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from amsam_cli.methods.probe import fit_probe
@@ -100,7 +98,7 @@ def test_hidden_units_find_what_no_line_does():
     embedding, truth = rings(1)
 
     assert overlap(probe.probability(embedding) > 0.5, truth > 0.5) > 0.9
-    line = replace(probe, bend=torch.zeros_like(probe.bend))
+    line = fit_probe(*rings(0), bends=False)
     assert overlap(line.probability(embedding) > 0.5, truth > 0.5) < 0.5
 
 
