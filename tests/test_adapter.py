@@ -228,7 +228,7 @@ def test_lora_without_a_layer_to_sit_on_is_refused():
     ("damage", "match"),
     [
         ("missing", r"No adapter in"),
-        ("format", r"format 99, and this version reads 4"),
+        ("format", r"format 99, and this version reads 3"),
         ("truncated", r"cannot be read"),
         ("foreign", r"cannot be read"),
     ],
@@ -244,7 +244,7 @@ def test_load_refuses_a_folder_it_cannot_trust(adapter: Adapter, tmp_path: Path,
         weights = tmp_path / "memories.safetensors"
         weights.write_bytes(weights.read_bytes()[:100])
     else:
-        about.write_text('{"format": 4}')
+        about.write_text('{"format": 3}')
 
     with pytest.raises(AdapterError, match=match) as caught:
         Adapter.load(tmp_path)

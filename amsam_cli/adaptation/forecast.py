@@ -21,8 +21,6 @@ FRESH_FOLDS = 2
 """Where the encoder is tuned, a refit costs as much as the fit itself."""
 FOUND = 0.05
 """Dice of the best label on shots held out, under which refits found nothing."""
-HANDICAP = 0.1
-"""Dice that refits may lose to the untuned model where they learned from half of the shots."""
 NEIGHBOURS = 3
 """Slices on either side of a held-out one that the forecast segments with it."""
 
@@ -55,15 +53,15 @@ class Forecast:
     def helps(self) -> bool:
         """Whether tuning is kept: there is a gain, over patients, no smaller than the standard error of that gain.
 
-        Where the refits were handicapped the doubt is on its side: it is kept unless it cost more than that error and
-        more than the handicap, or they found nothing.
+        Where the refits were handicapped the doubt is on its side: it is kept unless it cost more than that error, or
+        they found nothing.
         """
         if not self.gains:
             return True
         gain = float(np.mean(self.gains))
         error = float(np.std(self.gains, ddof=1)) / math.sqrt(len(self.gains)) if len(self.gains) > 1 else 0.0
         if self.is_handicapped:
-            return gain >= -max(error, HANDICAP) and max(self.tuned.values(), default=0.0) >= FOUND
+            return gain >= -error and max(self.tuned.values(), default=0.0) >= FOUND
         return gain > 0 and gain >= error
 
 

@@ -126,17 +126,6 @@ class Lesson:
         """(K, L) bool, which shot shows which label."""
         return torch.stack([still.masks[0].amax(dim=(1, 2)) > 0.5 for still in self.stills]).cpu()
 
-    def others(self, index: int) -> list[int]:
-        """Return the shots that a shot is judged by as a new scan will be: those of other patients.
-
-        All others, where those do not show all that it shows; itself, where it is the only one.
-        """
-        patients, shown = self.patients, self.shown
-        strangers = [other for other in range(len(patients)) if patients[other] != patients[index]]
-        if strangers and bool((shown[strangers].any(dim=0) | ~shown[index]).all()):
-            return strangers
-        return [other for other in range(len(patients)) if other != index] or [index]
-
     @property
     def is_published(self) -> bool:
         """Whether to learn as the paper's public runs do."""

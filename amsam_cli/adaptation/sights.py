@@ -66,7 +66,7 @@ def explore(lesson: Lesson, examples: Sequence[Example]) -> Survey:
     """Return what is known of the shots at one scale, under the weights of now."""
     known = _prototypes(examples)
     uses_probe = lesson.config.prior == "probe"
-    prior = _probed(lesson, examples) if uses_probe else _cosines(lesson, examples, known)
+    prior = _probed(lesson, examples) if uses_probe else _cosines(examples, known)
     rules, found = _prompts(lesson, examples, prior)
     probe = _fit(lesson, examples) if uses_probe else None
     return Survey(examples, rules, probe, prior, found, _bank(lesson, examples, known))
@@ -90,17 +90,12 @@ def _bank(lesson: Lesson, examples: Sequence[Example], known: Prototypes) -> Sup
 
 
 def _fit(lesson: Lesson, examples: Sequence[Example]) -> Probe:
-    """Return the probe of all views of some shots; of kept ones it is fitted once, however many folds ask for it.
-
-    It stays a line where the encoder was tuned: features that were made for these labels need no bend.
-    """
+    """Return the probe of all views of some shots; of kept ones it is fitted once, however many folds ask for it."""
     wanted = tuple(examples)
     known = lesson.probes if lesson.kept else {}
     if wanted not in known:
         slices = Embedding.cat([example.slices for example in wanted])
-        masks = torch.cat([example.masks for example in wanted])
-        bends = bool(lesson.kept) or not lesson.config.steps
-        known[wanted] = fit_probe(slices, masks, seed=lesson.config.seed, bends=bends)
+        known[wanted] = fit_probe(slices, torch.cat([example.masks for example in wanted]), seed=lesson.config.seed)
     return known[wanted]
 
 
@@ -108,22 +103,27 @@ def _probed(lesson: Lesson, examples: Sequence[Example]) -> Tensor:
     """Return the prior (K, A, L, s, s) of each shot by the probe of the others."""
     return torch.stack(
         [
-            _fit(lesson, [examples[other] for other in lesson.others(index)]).probability(example.slices)
+            _fit(lesson, [examples[other] for other in _others(index, len(examples))]).probability(example.slices)
             for index, example in enumerate(examples)
         ]
     )
 
 
-def _cosines(lesson: Lesson, examples: Sequence[Example], known: Prototypes) -> Tensor:
+def _cosines(examples: Sequence[Example], known: Prototypes) -> Tensor:
     """Return the prior (K, A, L, h, w) of each shot by the prototypes of the others (FSSAM's PPG)."""
     by_shot = []
     for index, example in enumerate(examples):
         assert example.context is not None
-        others = known.only(lesson.others(index))
+        others = known.only(_others(index, len(examples)))
         context = pseudo_prompt.similarities(example.context, others)
         own = pseudo_prompt.similarities(example.read, others)
         by_shot.append(pseudo_prompt.priors(*own, over=context).discriminative)
     return torch.stack(by_shot)
+
+
+def _others(index: int, count: int) -> list[int]:
+    """Return all shots but one, so that it is judged as a new scan will be; itself where it is the only one."""
+    return [other for other in range(count) if other != index] or [index]
 
 
 def _prompts(

@@ -117,11 +117,10 @@ class _Eye:
 
 
 def _others_memories(lesson: Lesson, survey: Survey, label: int, shot: int) -> list[Memory]:
-    """Return the memories of the others that show a label; of all where none does."""
+    """Return the memories of the other shots that show a label; its own where it is the only one."""
     shown = survey.bank.prototypes.present[:, label].nonzero()[:, 0].tolist()
     memories = survey.bank.memories(label, lesson.memory_model.device)
-    others = lesson.others(shot)
-    return [memory for other, memory in zip(shown, memories, strict=True) if other in others] or memories
+    return [memory for other, memory in zip(shown, memories, strict=True) if other != shot] or memories
 
 
 def _prior(sight: Sight, example: Example, label: int) -> Tensor:

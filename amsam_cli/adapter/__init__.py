@@ -47,7 +47,7 @@ __all__ = [
     "check_same",
 ]
 
-FORMAT = 4
+FORMAT = 3
 DESCRIPTION = "amsam.json"
 MEMORIES = "memories.safetensors"
 TIMINGS = "run.json"
@@ -317,8 +317,7 @@ def _memory_tensors(adapter: Adapter) -> dict[str, Tensor]:
             f"{scale}.present": bank.prototypes.present,
         }
         if sight.probe:
-            parts = asdict(sight.probe)
-            tensors |= {f"{scale}.probe.{name}": tensor for name, tensor in parts.items()}
+            tensors |= {f"{scale}.probe.weight": sight.probe.weight, f"{scale}.probe.bias": sight.probe.bias}
         if sight.mirror:
             levels = sight.mirror.features.levels
             tensors |= {f"{scale}.mirror.{number}": level for number, level in enumerate(levels)}
@@ -333,13 +332,13 @@ def _restore_sight(scale: str, about: dict[str, Any], memories: dict[str, Tensor
         for name in ("maps", "pointers", "masks", "foreground", "background", "present")
     }
     known = Prototypes(tensors["foreground"], tensors["background"], tensors["present"])
-    probe = _of(f"{scale}.probe.", memories)
+    weight, bias = memories.get(f"{scale}.probe.weight"), memories.get(f"{scale}.probe.bias")
     return Sight(
         rules=tuple(PromptRule(**rule) for rule in about[scale]["rules"]),
         trust=tuple(Trust(**trust) for trust in about[scale]["trust"]),
         blends=tuple(Blend(**blend) for blend in about[scale]["blends"]),
         bank=SupportBank(tensors["maps"], tensors["pointers"], tensors["masks"], known),
-        probe=Probe(**probe) if probe else None,
+        probe=None if weight is None or bias is None else Probe(weight, bias),
         gauges=tuple(Gauge(**gauge) for gauge in about[scale]["gauges"]),
         mirror=_restore_mirror(scale, memories),
         shapes=tuple(Shape(**shape) for shape in about[scale]["shapes"]),

@@ -28,7 +28,7 @@ class AdapterConfig:
         side: of frames in pixels, for models whose weights fit every side; None decides by what is tuned.
         bilevel: whether prompts learn from other shots than weights do, and by which gradient.
         calibration: how the element-wise branch joins the mask; "off" leaves it out.
-        prior: what tells where a label may be: a "probe" of all features, or "cosine" to mean features (FSSAM).
+        prior: what tells where a label may be: a linear "probe" of all features, or "cosine" to mean features (FSSAM).
         episodes: whether shots, from three on, also teach memory attention how to find one from the others: by LoRA
             there, or where every weight is tuned by asking from memory in half of the steps.
         features: what priors by cosine are read from: the model's "own" features, or "dinov2" as FSSAM has them.

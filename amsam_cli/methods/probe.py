@@ -1,18 +1,16 @@
-"""A few-shot prior that is learned: a small classifier of the frozen features at every pixel.
+"""A few-shot prior that is learned: a linear classifier of the frozen features at every pixel.
 
 AM-SAM takes its prompts from a detector that was tuned elsewhere, FSSAM from cosines to mean features. Four slices
 cannot tune a detector, but their thousands of pixels can fit a linear probe (Alain and Bengio, 2016) of all feature
-levels, the frame itself being the last, which tells tissues apart that a single mean does not. Convex, so that fit is
-fast and needs no luck. What no plane through the features can part, a few hidden units add to it: they learn what the
-line got wrong, from nothing, so that where there is nothing to add the line stays.
-Letters: n frames, L labels, F feature columns, U hidden units, N pixels, s the side of the finest feature map.
+levels, the frame itself being the last, which tells tissues apart that a single mean does not. Convex, so a fit is
+fast and needs no luck.
+Letters: n frames, L labels, F feature columns, N pixels, s the side of the finest feature map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import cycle, islice
 
 import torch
 from torch import Tensor
@@ -25,27 +23,19 @@ PIXELS = 24_000
 DECAY = 3e-3
 """Weight of the squared coefficients beside the mean cross-entropy; columns have unit spread."""
 ITERATIONS = 40
-UNITS = 64
-STEPS, RATE, DROPOUT = 200, 1e-2, 0.3
-PIXELS_A_STEP = 2048
-AT_ONCE = 16 * 64**2
-"""Pixels whose hidden units are held together: sixteen frames of the built-in model, one of SAM's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
-    """A multinomial classifier of feature columns: a linear map, and hidden units beside it.
+    """A multinomial logistic classifier of feature columns.
 
     Attributes:
-        weight: (L + 1 + U, F), what makes the scores, background first, then what the hidden units see; columns are
-            those of `features`, then of `detail`, then of the place.
-        bias: (L + 1 + U,).
-        bend: (L + 1, U), what each hidden unit adds to the scores.
+        weight: (L + 1, F), background first; columns are those of `features`, then of `detail`, then of the place.
+        bias: (L + 1,).
     """
 
     weight: Tensor
     bias: Tensor
-    bend: Tensor
 
     @torch.no_grad()
     def logits(self, embedding: Embedding) -> Tensor:
@@ -53,48 +43,34 @@ class Probe:
 
         A linear map and bilinear resampling can change places, so each level is weighed on its own grid.
         """
-        each = max(1, AT_ONCE // _side(embedding) ** 2)
-        starts = range(0, len(embedding), each)
-        return torch.cat([self._logits(embedding.rows(slice(start, start + each))) for start in starts])
-
-    def _logits(self, embedding: Embedding) -> Tensor:
         device = embedding.features.device
         weight, side = self.weight.to(device), _side(embedding)
-        seen = self.bias.to(device)[None, :, None, None]
+        scores = self.bias.to(device)[None, :, None, None]
         start = 0
         for level in _levels(embedding):
             part = weight[:, start : start + level.shape[1]]
-            seen = seen + _resize(torch.einsum("kf,nfhw->nkhw", part, level.float()), side)
+            scores = scores + _resize(torch.einsum("kf,nfhw->nkhw", part, level.float()), side)
             start += level.shape[1]
-        classes = len(self.bend)
-        bent = torch.einsum("ku,nuhw->nkhw", self.bend.to(device), seen[:, classes:].relu())
-        return _log_odds(seen[:, :classes] + bent)
+        return _log_odds(scores)
 
     def probability(self, embedding: Embedding) -> Tensor:
         """Return the probability (n, L, s, s) of each label at each pixel of the finest level."""
         return self.logits(embedding).sigmoid()
 
 
-def fit_probe(embedding: Embedding, masks: Tensor, *, seed: int = 0, bends: bool = True) -> Probe:
+def fit_probe(embedding: Embedding, masks: Tensor, *, seed: int = 0) -> Probe:
     """Return the probe of frames with features `embedding` (n rows) and soft `masks` (n, L, S, S).
 
-    It has hidden units if it `bends`, else none. Rare labels are drawn more often, by the square root of how rare they
-    are; what no frame shows is never predicted.
+    Rare labels are drawn more often, by the square root of how rare they are; what no frame shows is never predicted.
     """
     shares = _shares(masks, _side(embedding))
     rows, pixels = _draw(shares, torch.Generator().manual_seed(seed))
     truth = shares.flatten(2)[rows, :, pixels]
     columns = _columns(embedding, rows, pixels)
     mean, spread = columns.mean(dim=0), columns.std(dim=0) + 1e-3
-    columns = (columns - mean) / spread
-    weight, bias = _minimise(columns, truth)
-    bend = weight.new_empty(len(weight), 0)
-    if bends:
-        scores = columns @ weight.T + bias
-        units, offset, bend = _bend(columns, truth, scores, torch.Generator().manual_seed(seed))
-        weight, bias = torch.cat([weight, units]), torch.cat([bias, offset])
+    weight, bias = _minimise((columns - mean) / spread, truth)
     weight = weight / spread
-    return Probe(weight.cpu(), (bias - weight @ mean).cpu(), bend.cpu())
+    return Probe(weight.cpu(), (bias - weight @ mean).cpu())
 
 
 def feature_columns(embedding: Embedding) -> Tensor:
@@ -163,31 +139,6 @@ def _minimise(columns: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
     solver.step(loss)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
-
-
-@torch.enable_grad()
-def _bend(columns: Tensor, truth: Tensor, scores: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Return hidden units (U, F), their offsets (U,) and what they add (L + 1, U) to the scores (N, L + 1) of a line.
-
-    Units are dropped by chance (Srivastava et al., 2014), so that none is relied on alone.
-    """
-    width, device = columns.shape[1], columns.device
-    units = (torch.randn(UNITS, width, generator=generator) / width**0.5).to(device).requires_grad_()
-    offset = (torch.rand(UNITS, generator=generator) - 0.5).to(device).requires_grad_()
-    bend = torch.zeros(truth.shape[1], UNITS, device=device, requires_grad=True)
-    solver = torch.optim.AdamW([units, offset, bend], lr=RATE, weight_decay=0.1)
-
-    order = torch.randperm(len(columns), generator=generator).to(device)
-    batches = zip(*(part[order].split(PIXELS_A_STEP) for part in (columns, truth, scores)), strict=True)
-    for step, (seen, wanted, line) in enumerate(islice(cycle(batches), STEPS)):
-        solver.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
-        kept = torch.empty(len(seen), UNITS).bernoulli_(1 - DROPOUT, generator=generator).to(device)
-        hidden = (seen @ units.T + offset).relu() * kept / (1 - DROPOUT)
-        loss = F.cross_entropy(line + hidden @ bend.T, wanted)
-        solver.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        solver.step()
-    return units.detach(), offset.detach(), bend.detach()
 
 
 def _log_odds(scores: Tensor) -> Tensor:

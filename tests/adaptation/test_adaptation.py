@@ -12,12 +12,11 @@ from amsam_cli import adaptation
 from amsam_cli.adaptation import adapt, choose, sights
 from amsam_cli.adaptation.episodes import KeptEpisodes, KeptRows
 from amsam_cli.adaptation.forecast import Forecast
-from amsam_cli.adaptation.lesson import FROZEN_VIEWS, prepare
+from amsam_cli.adaptation.lesson import FROZEN_VIEWS
 from amsam_cli.adapter import AdapterConfig, Tune
 from amsam_cli.errors import InputError
 from amsam_cli.io import Pair
 from amsam_cli.methods.bilevel import Order
-from amsam_cli.models.base import silent
 from amsam_cli.volume import LabelMap, Shot
 from tests.scans import OTHER, ball_shot
 from tests.toy import ToyModel
@@ -177,20 +176,6 @@ def test_label_that_one_patient_has_is_learned_and_has_no_forecast():
     assert list(adapter.record.forecast or {}) == [1]
     remark = "No slice is left that shows 'other' when some are held out, so there is no forecast of it."
     assert remark in adapter.record.warnings
-
-
-def test_shots_are_judged_by_those_of_other_patients_that_show_the_same():
-    first, second, third = (replace(ball_shot(seed), patient=patient) for seed, patient in enumerate("aab"))
-
-    def others(*shots: Shot) -> list[list[int]]:
-        model = ToyModel()
-        lesson = prepare(shots, model, model, replace(QUICK, tune="lora"), silent)
-        return [lesson.others(index) for index in range(len(shots))]
-
-    assert others(first, second, third) == [[2], [2], [0, 1]]
-    assert others(first, second, without(third, OTHER)) == [[1, 2], [0, 2], [0, 1]]
-    assert others(first, second) == [[1], [0]]
-    assert others(first) == [[0]]
 
 
 def test_forecast_falls_when_the_labels_are_wrong():

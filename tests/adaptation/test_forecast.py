@@ -30,7 +30,6 @@ def test_doubt_falls_to_tuning_where_its_refits_were_handicapped():
     assert Forecast({1: 0.3, 2: 0.0}, {1: 0.3, 2: 0.0}, (0.0, 0.0), is_handicapped=True).helps
     assert not Forecast({1: 0.0}, {1: 0.0}, (0.0, 0.0), is_handicapped=True).helps
     assert not Forecast({1: 0.01}, {1: 0.0}, (0.02, 0.0), is_handicapped=True).helps
-    assert Forecast({1: 0.5}, {1: 0.5}, (-0.06, -0.03), is_handicapped=True).helps
     assert not Forecast({1: 0.5}, {1: 0.5}, (-0.2, -0.1), is_handicapped=True).helps
 
 

@@ -78,30 +78,6 @@ def test_weighing_levels_apart_equals_weighing_resized_columns():
     assert torch.allclose(probe.logits(embedding), together, atol=1e-3)
 
 
-def test_frames_looked_at_one_by_one_have_the_same_logits(monkeypatch):
-    embedding, masks = frames(5, seed=8)
-    probe = fit_probe(embedding, masks)
-    together = probe.logits(embedding)
-
-    monkeypatch.setattr("amsam_cli.methods.probe.AT_ONCE", 2 * 16**2)
-
-    assert torch.allclose(probe.logits(embedding), together, atol=1e-5)
-
-
-def test_hidden_units_find_what_no_line_does():
-    def rings(seed: int) -> tuple[Embedding, torch.Tensor]:
-        """Frames in which middling values are the label, and both lower and higher ones are not."""
-        values = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-        return Embedding(torch.zeros(4, 1, 16, 16), (values,)), (values.abs() < 0.4).float()
-
-    probe = fit_probe(*rings(0))
-    embedding, truth = rings(1)
-
-    assert overlap(probe.probability(embedding) > 0.5, truth > 0.5) > 0.9
-    line = fit_probe(*rings(0), bends=False)
-    assert overlap(line.probability(embedding) > 0.5, truth > 0.5) < 0.5
-
-
 def test_shuffled_masks_teach_nothing():
     embedding, masks = frames(6, seed=6)
     probe = fit_probe(embedding, masks[torch.randperm(6, generator=torch.Generator().manual_seed(0))].flip(-1))
