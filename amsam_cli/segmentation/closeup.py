@@ -13,7 +13,9 @@ from amsam_cli.segmentation.scene import Place, Scene
 from amsam_cli.volume import Volume
 
 CORE = 0.5
-"""Share of the window in which most of the labels lie, where it is in the right place."""
+"""Share of the shots' window in which most of the labels lie, where it is in the right place."""
+ROOM = 1.2
+"""How much wider than the shots' window that of a scan is, whose middle is only guessed."""
 ROAMING = 2.0
 """How much further from where the shots have it a label may well lie than where one of its pieces is chosen."""
 BEYOND = 2
@@ -30,7 +32,7 @@ def place_to_zoom(scene: Scene, logits: Tensor, volume: Volume, zoom: float) -> 
         scene: the first pass.
         logits: (D, L, s, s), what it found.
         volume: the scan.
-        zoom: side of the window in mm.
+        zoom: side in mm of the window in which the shots were seen.
     """
     if not (logits > 0).any():
         return None
@@ -38,8 +40,8 @@ def place_to_zoom(scene: Scene, logits: Tensor, volume: Volume, zoom: float) -> 
     share = zoom / (placement.height * volume.geometry.spacing[1]) * placement.frame_height / placement.image_size
     row, column = likeliest_middle(logits, CORE * share, scene.sight.together)
     x, y = placement.to_slice(np.array([column, row]) * placement.image_size)
-    window = square_window(volume.geometry, (y, x), zoom)
-    rows, columns = _part(row, share, logits.shape[-1]), _part(column, share, logits.shape[-1])
+    window = square_window(volume.geometry, (y, x), ROOM * zoom)
+    rows, columns = (_part(middle, ROOM * share, logits.shape[-1]) for middle in (row, column))
     depth = torch.nonzero((logits[..., rows, columns] > 0).flatten(1).any(dim=1))[:, 0].tolist()
     first, last = max(0, depth[0] - BEYOND), min(volume.depth, depth[-1] + 1 + BEYOND)
     return Place(first, last - first, window)
