@@ -1,78 +1,48 @@
-"""Where to look closer: the part of the scan that most likely holds what the first pass found."""
+"""Where to look closer: the part of the scan that holds what the first pass found."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional as F
 
-from amsam_cli.methods.shape import Shape
-from amsam_cli.preprocess import square_window
+from amsam_cli.preprocess import zoom_window
 from amsam_cli.segmentation.scene import Place, Scene
 from amsam_cli.volume import Volume
 
-CORE = 0.5
-"""Share of the shots' window in which most of the labels lie, where it is in the right place."""
-ROOM = 1.2
-"""How much wider than the shots' window that of a scan is, whose middle is only guessed."""
-ROAMING = 2.0
-"""How much further from where the shots have it a label may well lie than where one of its pieces is chosen."""
+STRAY = 0.2
+"""Share of the largest component below which another one is taken for a stray."""
 BEYOND = 2
 """Slices past what was found that are looked at again."""
 
 
 def place_to_zoom(scene: Scene, logits: Tensor, volume: Volume, zoom: float) -> Place | None:
-    """Return the place round where the labels most likely are; None where nothing was found.
-
-    What was found beyond the window is taken for a stray: a window round all strays is the whole slice, and shows
-    nothing that the first pass did not see.
+    """Return the place round all that was found in a scene of the whole scan; None where nothing was.
 
     Args:
         scene: the first pass.
         logits: (D, L, s, s), what it found.
         volume: the scan.
-        zoom: side in mm of the window in which the shots were seen.
+        zoom: least side of the window in mm.
     """
-    if not (logits > 0).any():
+    found = _without_strays(np.asarray((logits > 0).any(dim=1)))
+    if not found.any():
         return None
-    placement = scene.placement
-    share = zoom / (placement.height * volume.geometry.spacing[1]) * placement.frame_height / placement.image_size
-    row, column = likeliest_middle(logits, CORE * share, scene.sight.together)
-    x, y = placement.to_slice(np.array([column, row]) * placement.image_size)
-    window = square_window(volume.geometry, (y, x), ROOM * zoom)
-    rows, columns = (_part(middle, ROOM * share, logits.shape[-1]) for middle in (row, column))
-    depth = torch.nonzero((logits[..., rows, columns] > 0).flatten(1).any(dim=1))[:, 0].tolist()
-    first, last = max(0, depth[0] - BEYOND), min(volume.depth, depth[-1] + 1 + BEYOND)
-    return Place(first, last - first, window)
+    depth = np.flatnonzero(np.any(found, axis=(1, 2)))
+    first, last = max(0, int(depth[0]) - BEYOND), min(volume.depth, int(depth[-1]) + 1 + BEYOND)
+    flat = np.asarray(np.any(found, axis=0), np.float32)[None, None]
+    region = np.asarray(scene.placement.restore(torch.from_numpy(flat))[0, 0] > 0.5)
+    window = zoom_window(volume.geometry, region, zoom)
+    return Place(first, last - first, window) if window else None
 
 
-def likeliest_middle(logits: Tensor, side: float, together: Shape) -> tuple[float, float]:
-    """Return the middle (row, column) of the square that most likely holds the labels, as shares of the frame.
-
-    By the share of each label's evidence that lies in it on all slices, every label counting alike, and by how near
-    it is to where the shots have them. The evidence is the square of positive logits: a large patch that is half
-    believed must not outweigh a small one that is sure.
-
-    Args:
-        logits: (D, L, s, s), positive somewhere.
-        side: of the square, as a share of the frame.
-        together: what all labels together look like in the shots.
-    """
-    evidence = torch.stack([own.float().clamp_min(0).square().sum(dim=0) for own in logits.unbind(1)])  # (L, s, s)
-    shares = (evidence / evidence.sum(dim=(1, 2), keepdim=True).clamp_min(1e-6)).mean(dim=0)
-    size = shares.shape[-1]
-    reach = min(round(side * size / 2), size - 1)
-    width = 2 * reach + 1
-    held = F.avg_pool2d(shares[None, None], width, stride=1, padding=reach)[0, 0] * width**2
-    axis = (np.arange(size) + 0.5) / size
-    middles = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
-    likely = np.log(np.asarray(held).clip(1e-30)).ravel() + together.nearness(middles) / ROAMING**2
-    row, column = middles[int(likely.argmax())]
-    return float(row), float(column)
-
-
-def _part(middle: float, share: float, size: int) -> slice:
-    """Return the pixels, of `size`, of a part of the frame round a middle that is a pixel's."""
-    at, reach = int(middle * size), round(share * size / 2)
-    return slice(max(0, at - reach), at + reach + 1)
+def _without_strays(found: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the components (D, h, w) that are not much smaller than the largest."""
+    components, count = ndimage.label(found, structure=np.ones((3, 3, 3)))
+    if count < 2:
+        return found
+    sizes = np.bincount(components.ravel())[1:]
+    kept = np.flatnonzero(sizes >= STRAY * sizes.max()) + 1
+    return np.isin(components, kept)
