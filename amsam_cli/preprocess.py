@@ -89,14 +89,17 @@ def zoom_window(geometry: Geometry, region: NDArray[np.bool_], side: float) -> W
     if not region.any():
         return None
     low, high = _bounds(region)
-    _, height, width = geometry.shape
     spacing = geometry.spacing[1:]
     side = max([side, *(1.2 * (high[axis] - low[axis]) * spacing[axis] for axis in (0, 1))])
+    return square_window(geometry, ((low[0] + high[0]) / 2, (low[1] + high[1]) / 2), side)
+
+
+def square_window(geometry: Geometry, middle: tuple[float, float], side: float) -> Window:
+    """Return the square of `side` mm round a place (row, column) in voxels, moved and cut to lie inside the slice."""
     starts, sizes = [], []
-    for axis, whole in enumerate((height, width)):
-        size = min(whole, max(1, round(side / spacing[axis])))
-        start = round((low[axis] + high[axis] - size) / 2)
-        starts.append(min(max(0, start), whole - size))
+    for at, whole, spacing in zip(middle, geometry.shape[1:], geometry.spacing[1:], strict=True):
+        size = min(whole, max(1, round(side / spacing)))
+        starts.append(min(max(0, round(at - size / 2)), whole - size))
         sizes.append(size)
     return Window(starts[0], starts[1], sizes[0], sizes[1])
 

@@ -225,7 +225,7 @@ def _remarks(adapter: Adapter, expected: Forecast | None) -> tuple[str, ...]:
     if adapter.config.forecast and expected is None:
         remarks.append("One shot only: nothing could be held out, so there is no forecast.")
     foretold = adapter.labels if expected is None else expected.tuned
-    for name in (adapter.labels[value] for value in adapter.labels if value not in foretold):
+    for name in [name for value, name in adapter.labels.items() if value not in foretold]:
         remarks.append(f"No slice is left that shows '{name}' when some are held out, so there is no forecast of it.")
     for name, trust in zip(names, adapter.whole.trust, strict=True):
         if max(trust.prior, trust.slice, trust.support) < COLLAPSED:

@@ -49,19 +49,20 @@ class Shape:
 
 
 def learn_shape(masks: Tensor) -> Shape:
-    """Return what soft masks (K, S, S) of the shots look like. Fewer than two that show anything do not tell."""
+    """Return what soft masks (K, S, S) of the shots look like; one alone tells where, but neither pieces nor holes."""
     shown = [own for own in (masks > 0.5).cpu().numpy() if own.any()]
-    if len(shown) < 2:
+    if not shown:
         return Shape()
+    is_told = len(shown) > 1
     middles = (np.array([ndimage.center_of_mass(own) for own in shown]) + 0.5) / masks.shape[-1]
     row, column = middles.mean(axis=0)
-    spread = math.sqrt(float(middles.var(axis=0, ddof=1).mean()) + ELSEWHERE**2)
+    strayed = float(middles.var(axis=0, ddof=1).mean()) if is_told else 0.0
     return Shape(
-        several=any(map(_is_several, shown)),
-        hollow=any(map(_is_hollow, shown)),
+        several=not is_told or any(map(_is_several, shown)),
+        hollow=not is_told or any(map(_is_hollow, shown)),
         row=round(float(row), 4),
         column=round(float(column), 4),
-        spread=round(spread, 4),
+        spread=round(math.sqrt(strayed + ELSEWHERE**2), 4),
     )
 
 

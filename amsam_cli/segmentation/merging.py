@@ -64,17 +64,19 @@ def merge(
 
 
 def _slab(found: Sequence[Found], start: int, shape: tuple[int, ...]) -> Tensor:
-    """Return the logits (n, L, H, W) of slices from `start` on; nothing is where the last pass did not look.
+    """Return the logits (n, L, H, W) of slices from `start` on.
 
-    A closer look counts twice in the mean probability: it sees more detail, but less of what lies around.
+    A closer look counts twice in the mean probability: it sees more detail, but less of what lies around. Where it did
+    not look, what the first one found stands: an organ that winds through the scan, or lesions here and there, reach
+    beyond any window.
     """
     slab = torch.full(shape, -CLIP)
     found[0].put_into(slab, start)
     for closer in found[1:]:
-        seen = torch.full(shape, -CLIP)
+        seen = torch.full(shape, torch.nan)
         closer.put_into(seen, start)
         mean = (slab.sigmoid() + CLOSER_WEIGHT * seen.sigmoid()) / (1 + CLOSER_WEIGHT)
-        slab = torch.where(seen > -CLIP, mean.logit(eps=1e-4), -CLIP)
+        slab = torch.where(seen.isnan(), slab, mean.logit(eps=1e-4))
     return slab
 
 

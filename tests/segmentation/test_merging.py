@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from amsam_cli.preprocess import Placement
@@ -50,18 +51,28 @@ def test_merge_does_not_depend_on_the_size_of_slabs(monkeypatch):
     np.testing.assert_array_equal(whole.data, apart.data)
 
 
-def test_closer_pass_decides_where_it_is_sure_and_clears_what_lies_outside():
+@pytest.mark.parametrize(("logit", "value"), [(3.0, 1), (-3.0, 0)])
+def test_closer_pass_decides_where_it_looked_and_leaves_what_lies_outside(logit: float, value: int):
     scan = volume()
     first = torch.full((3, 1, 16, 16), -3.0)
-    first[:, :, 8:] = 9.0  # frames rows that lie partly outside the closer place
-    place = Place(1, 1, Window(4, 8, 6, 6))
-    closer = torch.full((1, 1, 16, 16), 3.0)
+    first[:, :, 8:] = 9.0  # rows of the frame that lie partly outside the closer place
+    closer = found(torch.full((1, 1, 16, 16), logit), Place(1, 1, Window(4, 8, 6, 6)), scan)
 
-    labels, _ = merge([found(first, Place.whole(scan), scan), found(closer, place, scan)], scan, {1: "one"})
+    labels, _ = merge([found(first, Place.whole(scan), scan), closer], scan, {1: "one"})
 
     expected = np.zeros((3, 16, 16))
-    expected[1, 4:10, 8:14] = 1
+    expected[:, 8:] = 1
+    expected[1, 4:10, 8:14] = value
     np.testing.assert_array_equal(labels.data, expected)
+
+
+def test_what_the_closer_pass_holds_to_be_absent_is_absent():
+    scan = volume()
+    first, closer = torch.full((3, 1, 16, 16), 9.0), torch.full((1, 1, 16, 16), -10.0)
+
+    labels, _ = merge([found(first, Place.whole(scan), scan), found(closer, Place(1, 1, None), scan)], scan, {1: "one"})
+
+    assert [int(part.max()) for part in labels.data] == [1, 0, 1]
 
 
 def test_first_pass_counts_where_the_closer_one_wavers():
