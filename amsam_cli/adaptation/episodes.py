@@ -22,7 +22,7 @@ from amsam_cli.models.base import Embedding, Memory, Prompts
 
 ABSENT = 0.15
 """How often a label is asked for in a shot that lacks it, against one that shows it."""
-FROZEN_ROWS = 8
+FROZEN_ROWS = 4
 FRESH_FRAMES = 8
 LABELS = 3
 """Labels asked for in each frame of a batch, at most."""
