@@ -101,6 +101,7 @@ def works_of(groups: Sequence[str], *, device: str = "cpu") -> list[Work]:
         "propagation": _propagation,
         "sizes": lambda: _sizes(device),
         "depth": _depth,
+        "propagation-many": _propagation_of_many,
         "propagation-full": _propagation_at_length,
     }
     unknown = [group for group in groups if group not in makers]
@@ -114,6 +115,13 @@ def _propagation() -> list[Work]:
     from amsam_cli.bench.propagation import propagation_works
 
     return propagation_works()
+
+
+def _propagation_of_many() -> list[Work]:
+    """Return the same with 20 labels."""
+    from amsam_cli.bench.propagation import propagation_works
+
+    return propagation_works(labels=(20,))
 
 
 def _propagation_at_length() -> list[Work]:

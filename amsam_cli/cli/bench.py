@@ -319,7 +319,8 @@ def speed_command(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Repeatable: start-up, learning, evaluation, propagation; long ones: sizes, depth, propagation-full."
+            help="Repeatable: start-up, learning, evaluation, propagation; "
+            "long ones: sizes, depth, propagation-many, propagation-full."
         ),
     ] = None,
     device: Device = "auto",
