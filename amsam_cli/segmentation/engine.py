@@ -41,7 +41,7 @@ class Segmentation:
     Attributes:
         labels: the label map on the volume's own grid.
         confidence: label value -> (D,) in [0, 1], the Dice to be expected of the mask on each slice, or how sure it is
-            that there is none.
+            that there is none; 0 for a mask that the closer look did not see.
         expected_dice: label value -> the Dice to be expected of its whole mask, as `methods.confidence` estimates it
             without knowing any truth; 0 for a label that was not found.
         seeds: label value -> slices from which it was carried through the volume.
@@ -106,7 +106,7 @@ def segment(
     expected = _expected(last, adapter, names)
     return Segmentation(
         labels,
-        _confidence(last, volume, expected),
+        _confidence(last, labels, expected),
         _seeds(last, names),
         (*warnings, *_remarks(labels, names)),
         probabilities,
@@ -230,18 +230,22 @@ def _expected(passed: _Pass, adapter: Adapter, names: Mapping[int, str]) -> dict
     return expected
 
 
-def _confidence(passed: _Pass, volume: Volume, expected: Mapping[int, float]) -> dict[int, NDArray[np.float32]]:
-    """Return how sure the mask is on each slice of the scan; 1 where the last pass had no reason to look.
+def _confidence(passed: _Pass, labels: LabelMap, expected: Mapping[int, float]) -> dict[int, NDArray[np.float32]]:
+    """Return how sure the mask is on each slice of the scan; 1 where neither mask is nor the last pass looked.
 
     A mask on a slice is as much surer than the whole as it is by its own probabilities.
     """
     fused, whole = passed.fused, torch.tensor([*expected.values()])
     slices = (whole * (fused.own - fused.own_of_labels()).exp()).clamp(0, 1)
     found = torch.where(fused.painted, slices, 1 - fused.presence.clamp(0, 1)).numpy()
+    seen = slice(passed.place.first, passed.place.first + passed.place.depth)
     confidence = {}
     for column, value in enumerate(expected):
-        row = np.ones(volume.depth, dtype=np.float32)
-        row[passed.place.first : passed.place.first + passed.place.depth] = found[:, column]
+        unseen = np.array([(each == value).any() for each in labels.data])
+        unseen[seen] &= ~fused.painted[:, column].numpy()
+        row = np.ones(len(unseen), dtype=np.float32)
+        row[seen] = found[:, column]
+        row[unseen] = 0
         confidence[value] = row
     return confidence
 

@@ -14,7 +14,8 @@ from amsam_cli.methods.prompts import Detection
 from amsam_cli.metrics import dice
 from amsam_cli.models.base import Embedding
 from amsam_cli.segmentation import MODES, Mode, Plan, segment
-from amsam_cli.volume import Geometry, LabelMap, Shot, Volume
+from amsam_cli.segmentation.scene import Place
+from amsam_cli.volume import Geometry, LabelMap, Shot, Volume, Window
 from tests.scans import BALL, OTHER, ball_scan, ball_shot
 from tests.toy import ToyModel
 
@@ -231,6 +232,22 @@ def test_segment_takes_odd_volumes(adapter: Adapter, model: ToyModel, depth, hei
 
     assert result.labels.data.shape == (depth, height, width)
     assert all(len(row) == depth for row in result.confidence.values())
+
+
+def test_what_the_closer_look_did_not_see_stays_and_is_not_trusted(model: ToyModel, monkeypatch):
+    shots = [ball_shot(seed, margin=72) for seed in range(3)]
+    learned = adapt(shots, model, config=AdapterConfig(steps=120, learning_rate=0.03, forecast=False))
+    volume, truth = ball_scan(7, margin=72)
+    corner = Place(0, volume.depth, Window(0, 0, 24, 24))
+    monkeypatch.setattr("amsam_cli.segmentation.engine.place_to_zoom", lambda *_: corner)
+
+    result = segment(volume, learned, model, plan=Plan(tidies=False))
+
+    found = result.labels.mask(BALL)
+    assert dice(found, truth.mask(BALL)) > 0.5
+    unseen = found.any(axis=(1, 2)) & ~found[:, :24, :24].any(axis=(1, 2))
+    assert unseen.any()
+    assert (result.confidence[BALL][unseen] == 0).all()
 
 
 def test_segment_says_what_dice_to_expect(adapter: Adapter, model: ToyModel):
