@@ -36,6 +36,11 @@ class Shape:
     column: float = 0.5
     spread: float | None = None
 
+    @property
+    def has_place(self) -> bool:
+        """Whether the shots have the mask in one place, to within what two patients differ anyway."""
+        return self.spread is not None and self.spread <= math.sqrt(2) * ELSEWHERE
+
     def nearness(self, middles: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the log-likelihood (n,), up to a constant, of a mask having its middle at (row, column) (n, 2).
 
@@ -49,20 +54,19 @@ class Shape:
 
 
 def learn_shape(masks: Tensor) -> Shape:
-    """Return what soft masks (K, S, S) of the shots look like; one alone tells where, but neither pieces nor holes."""
+    """Return what soft masks (K, S, S) of the shots look like. Fewer than two that show anything do not tell."""
     shown = [own for own in (masks > 0.5).cpu().numpy() if own.any()]
-    if not shown:
+    if len(shown) < 2:
         return Shape()
-    is_told = len(shown) > 1
     middles = (np.array([ndimage.center_of_mass(own) for own in shown]) + 0.5) / masks.shape[-1]
     row, column = middles.mean(axis=0)
-    strayed = float(middles.var(axis=0, ddof=1).mean()) if is_told else 0.0
+    spread = math.sqrt(float(middles.var(axis=0, ddof=1).mean()) + ELSEWHERE**2)
     return Shape(
-        several=not is_told or any(map(_is_several, shown)),
-        hollow=not is_told or any(map(_is_hollow, shown)),
+        several=any(map(_is_several, shown)),
+        hollow=any(map(_is_hollow, shown)),
         row=round(float(row), 4),
         column=round(float(column), 4),
-        spread=round(math.sqrt(strayed + ELSEWHERE**2), 4),
+        spread=round(spread, 4),
     )
 
 

@@ -30,7 +30,7 @@ def place_to_zoom(scene: Scene, logits: Tensor, volume: Volume, zoom: float) -> 
     """Return the place round all that was found in a scene of the whole scan; None where nothing was.
 
     Where that is much wider than what the shots were seen in, strays have a part in it, and it shows little that the
-    first pass did not see: then it is the place where the labels most likely are.
+    first pass did not see: then it is the place where the labels most likely are, if they have a place.
 
     Args:
         scene: the first pass.
@@ -44,9 +44,9 @@ def place_to_zoom(scene: Scene, logits: Tensor, volume: Volume, zoom: float) -> 
     depth = np.flatnonzero(np.any(found, axis=(1, 2)))
     first, last = max(0, int(depth[0]) - BEYOND), min(volume.depth, int(depth[-1]) + 1 + BEYOND)
     window = _round_all(scene, found, volume.geometry, zoom)
-    if window is None or _side(window, volume.geometry) > ROOM * zoom:
+    if window and scene.sight.together.has_place and _side(window, volume.geometry) > ROOM * zoom:
         window = _likeliest(scene, logits, volume.geometry, zoom)
-    return Place(first, last - first, window)
+    return Place(first, last - first, window) if window else None
 
 
 def _round_all(scene: Scene, found: NDArray[np.bool_], geometry: Geometry, zoom: float) -> Window | None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from amsam_cli.methods.shape import Shape, learn_shape
+from amsam_cli.methods.shape import learn_shape
 
 
 def test_shape_tells_a_label_with_holes_from_one_without():
@@ -41,11 +41,15 @@ def test_shape_knows_where_the_shots_have_the_label():
 
     assert (shape.row, shape.column) == (5 / 16, 10 / 16)
     assert shape.spread == pytest.approx(math.sqrt((2 * (1 / 16) ** 2 + 0) / 2 + 0.08**2), abs=1e-4)
+    assert learn_shape(masks[:1]).spread is None
 
 
-def test_one_shot_tells_where_the_label_is_and_nothing_else():
-    masks = torch.zeros(1, 16, 16)
-    masks[0, 2:6, 8:12] = 1
+def test_shape_has_a_place_where_the_shots_agree_on_it():
+    masks = torch.zeros(2, 64, 64)
+    masks[0, 20:24, 20:24] = masks[1, 22:26, 22:26] = 1
+    apart = masks.clone()
+    apart[1] = masks[1].roll(16, dims=1)
 
-    assert learn_shape(masks) == Shape(several=True, hollow=True, row=0.25, column=0.625, spread=0.08)
-    assert learn_shape(torch.zeros(3, 16, 16)).spread is None
+    assert learn_shape(masks).has_place
+    assert not learn_shape(apart).has_place
+    assert not learn_shape(masks[:1]).has_place
