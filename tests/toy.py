@@ -77,6 +77,9 @@ class ToyModel:
             mask=small,
         )
 
+    def point(self, embedding: Embedding, mask: Tensor) -> Tensor:
+        return self.remember(embedding, mask).pointer
+
     def keep(self, embedding: Embedding, answer: Decoded) -> Memory:
         side = (self.image_size, self.image_size)
         mask = F.interpolate(answer.logits, size=side, mode="bilinear").sigmoid()

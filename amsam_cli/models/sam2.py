@@ -113,6 +113,15 @@ class Sam2(Frozen):
 
         A mask that nowhere exceeds one half is remembered as "not here".
         """
+        mask, pointer, presence = self._named(embedding, mask)
+        return Memory(self._map(embedding, 20.0 * mask - 10.0, presence), pointer, _shrink(mask, embedding))
+
+    def point(self, embedding: Embedding, mask: Tensor) -> Tensor:
+        """Return the pointers (B, C) of `remember`, alone."""
+        return self._named(embedding, mask)[1]
+
+    def _named(self, embedding: Embedding, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return masks, empty where nothing exceeds one half, with their pointers (B, C) and presence (B, 1)."""
         mask = mask.float()
         present = (mask.amax(dim=(1, 2, 3), keepdim=True) > 0.5).float()
         mask = mask * present
@@ -120,7 +129,7 @@ class Sam2(Frozen):
             *_, pointer, presence = self._network._use_mask_as_output(
                 embedding.features, list(_for_decoder(embedding)) or None, mask
             )
-        return Memory(self._map(embedding, 20.0 * mask - 10.0, presence), pointer.float(), _shrink(mask, embedding))
+        return mask, pointer.float(), presence
 
     def keep(self, embedding: Embedding, answer: Decoded) -> Memory:
         """Return the memory of frames with the masks just decoded on them, as SAM 2's own tracking does.
