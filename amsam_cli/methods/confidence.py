@@ -4,9 +4,8 @@ A mask's own probabilities say which of two is better, but are far too sure. Wha
 shot being segmented without itself, brings them to the level of the label; the forecast, where there is one, saw tuning
 too. Reverse accuracy (Valindria et al., 2017; RevSAM2, 2024) asks back: a shot is segmented with the result as the only
 memory, and where the result is of something else, the shot's own mask is not found again. None is right alone, so the
-mean of all there are counts, lowered by half of what the decoder's predicted IoU lacks. Asking back flatters where the
-shots are known by heart: where every weight was tuned to them, and more so where there is a single one, which is asked
-for what the mask was made from, and no other witness.
+mean of all there are counts. With a single shot there is no other than asking back, and it flatters: it asks for what
+the mask was made from.
 Letters: n frames, s the side of logits.
 """
 
@@ -22,8 +21,6 @@ FRAMES = 16
 """Frames looked at at once."""
 ALONE = 4
 """Power that brings what asking back says alone to the level of the truth."""
-BY_HEART = 2
-"""Power that brings what it says of weights that know the shots to the level of the other witnesses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +52,7 @@ def own_estimate(logits: Tensor) -> Tensor:
     return torch.cat(values).view(logits.shape[:-2])
 
 
-def expected_dice(
-    own: float,
-    gauge: Gauge | None,
-    *,
-    forecast: float | None,
-    reverse: float | None,
-    score: float = 1.0,
-    by_heart: bool = False,
-) -> float:
+def expected_dice(own: float, gauge: Gauge | None, *, forecast: float | None, reverse: float | None) -> float:
     """Return the Dice to be expected of a label's mask, in [0, 1]; its own estimate where nothing else is known.
 
     Args:
@@ -71,21 +60,14 @@ def expected_dice(
         gauge: of the label.
         forecast: the label's Dice on shots held out from tuning too.
         reverse: its Dice on the shots, segmented from the mask.
-        score: the IoU that the decoder predicts for the mask.
-        by_heart: whether every weight was tuned to the shots.
 
     A mask half as sure as the shots' own were is expected to be about half as good: anchors move with
-    exp(own - gauge.own). The mean of the witnesses counts by the root of `score`, asking back by its square where the
-    shots are known by heart, and alone, of one shot, by its fourth power and no score.
+    exp(own - gauge.own). Asking back alone, of one shot, counts by its fourth power.
 
     >>> round(expected_dice(0.9, Gauge(0.9, 0.6), forecast=0.4, reverse=0.2), 3)
     0.4
-    >>> round(expected_dice(0.9, Gauge(0.9, 0.6), forecast=0.4, reverse=0.2, score=0.64, by_heart=True), 3)
-    0.277
     """
     anchors = [] if gauge is None else [value for value in (gauge.dice, forecast) if value is not None]
-    if gauge is None or not anchors:
-        return own if reverse is None else reverse**ALONE
-    witnesses = [min(1.0, value * math.exp(own - gauge.own)) for value in anchors]
-    witnesses += [] if reverse is None else [reverse**BY_HEART if by_heart else reverse]
-    return math.sqrt(score) * sum(witnesses) / len(witnesses)
+    witnesses = [min(1.0, value * math.exp(own - gauge.own)) for value in anchors] if gauge else []
+    witnesses += [] if reverse is None else [reverse if witnesses else reverse**ALONE]
+    return sum(witnesses) / len(witnesses) if witnesses else own

@@ -222,14 +222,11 @@ def _expected(passed: _Pass, adapter: Adapter, names: Mapping[int, str]) -> dict
     """Return the Dice to be expected of each label's mask; 0 where there is none."""
     sight = adapter.zoomed if passed.place.window and adapter.zoomed else adapter.whole
     forecast = adapter.record.forecast or {}
-    by_heart = adapter.config.tune in ("encoder", "full") and not adapter.changes.is_empty
-    owns, scores = passed.fused.own_of_labels().tolist(), passed.fused.score_of_labels().tolist()
     expected = {}
-    for column, (value, own) in enumerate(zip(names, owns, strict=True)):
+    for column, (value, own) in enumerate(zip(names, passed.fused.own_of_labels().tolist(), strict=True)):
         gauge = sight.gauges[column] if sight.gauges else None
-        witnesses = {"forecast": forecast.get(value), "reverse": passed.reverse[column]}
-        score = min(1.0, max(0.0, scores[column]))
-        expected[value] = expected_dice(own, gauge, **witnesses, score=score, by_heart=by_heart) if own else 0.0
+        reverse = passed.reverse[column]
+        expected[value] = expected_dice(own, gauge, forecast=forecast.get(value), reverse=reverse) if own else 0.0
     return expected
 
 

@@ -47,11 +47,6 @@ class Fused:
         area = (self.logits > 0).flatten(2).sum(dim=2).float()
         return (self.own * area).sum(dim=0) / area.sum(dim=0).clamp_min(1)
 
-    def score_of_labels(self) -> Tensor:
-        """Return the mean predicted IoU of each label's masks, (L,); 0 for a label without one."""
-        painted = self.painted.float()
-        return (self.score * painted).sum(dim=0) / painted.sum(dim=0).clamp_min(1)
-
 
 def fuse(looks: Mapping[str, Look], blends: Sequence[Blend]) -> Fused:
     """Return the weighted mean of looks, by predicted IoU and by the share that each kind earned on the shots.

@@ -35,23 +35,6 @@ def test_expected_dice_rises_with_the_masks_own_estimate():
     assert low < high
 
 
-def test_expected_dice_falls_with_the_predicted_iou():
-    gauge = Gauge(0.9, 0.5)
-
-    poor, good = (expected_dice(0.9, gauge, forecast=0.5, reverse=0.5, score=score) for score in (0.25, 1.0))
-
-    assert (poor, good) == pytest.approx((0.25, 0.5))
-
-
-def test_asking_back_is_believed_less_where_the_shots_are_known_by_heart():
-    gauge = Gauge(0.9, 0.5)
-
-    known, new = (expected_dice(0.9, gauge, forecast=0.5, reverse=0.8, by_heart=known) for known in (True, False))
-
-    assert known == pytest.approx((0.5 + 0.5 + 0.64) / 3)
-    assert new == pytest.approx((0.5 + 0.5 + 0.8) / 3)
-
-
 def test_expected_dice_never_exceeds_one():
     assert expected_dice(1.0, Gauge(0.1, 0.9), forecast=None, reverse=None) == 1
 

@@ -70,11 +70,3 @@ def test_level_is_taken_off_where_every_kind_of_look_took_part():
 
     assert torch.allclose(lifted.logits.float(), torch.tensor(3.0), atol=1e-2)
     assert torch.allclose(partial.logits.float(), torch.tensor(1.0), atol=1e-2)
-
-
-def test_the_score_of_a_label_is_that_of_its_masks():
-    empty, full = look(-5.0, score=0.2), look(5.0, score=0.8)
-    both = Look(*(torch.cat([getattr(each, name) for each in (empty, full)]) for name in Look.__annotations__))
-
-    assert fuse({"slice": both}, [SURE]).score_of_labels().tolist() == pytest.approx([0.8])
-    assert fuse({"slice": empty}, [SURE]).score_of_labels().tolist() == [0.0]
