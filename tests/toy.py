@@ -77,7 +77,7 @@ class ToyModel:
             mask=small,
         )
 
-    def point(self, embedding: Embedding, mask: Tensor) -> Tensor:
+    def pointer(self, embedding: Embedding, mask: Tensor) -> Tensor:
         return self.remember(embedding, mask).pointer
 
     def keep(self, embedding: Embedding, answer: Decoded) -> Memory:

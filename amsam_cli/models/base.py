@@ -264,7 +264,7 @@ class MemoryModel(PromptableModel, Protocol):
     def remember(self, embedding: Embedding, mask: Tensor) -> Memory:
         """Return the memory of frames with masks (B, 1, S, S) in [0, 1], soft ones allowed."""
 
-    def point(self, embedding: Embedding, mask: Tensor) -> Tensor:
+    def pointer(self, embedding: Embedding, mask: Tensor) -> Tensor:
         """Return the object pointers (B, C) of such a memory, alone; cheaper than `remember`."""
 
     def keep(self, embedding: Embedding, answer: Decoded) -> Memory:

@@ -113,14 +113,14 @@ class Sam2(Frozen):
 
         A mask that nowhere exceeds one half is remembered as "not here".
         """
-        mask, pointer, presence = self._named(embedding, mask)
+        mask, pointer, presence = self._objects(embedding, mask)
         return Memory(self._map(embedding, 20.0 * mask - 10.0, presence), pointer, _shrink(mask, embedding))
 
-    def point(self, embedding: Embedding, mask: Tensor) -> Tensor:
-        """Return the pointers (B, C) of `remember`, alone."""
-        return self._named(embedding, mask)[1]
+    def pointer(self, embedding: Embedding, mask: Tensor) -> Tensor:
+        """Return the pointers (B, C) of what `remember` returns, alone."""
+        return self._objects(embedding, mask)[1]
 
-    def _named(self, embedding: Embedding, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _objects(self, embedding: Embedding, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return masks, empty where nothing exceeds one half, with their pointers (B, C) and presence (B, 1)."""
         mask = mask.float()
         present = (mask.amax(dim=(1, 2, 3), keepdim=True) > 0.5).float()

@@ -169,7 +169,7 @@ def _key_memories(scene: Scene, source: Look, lanes: Sequence[Lane]) -> Memory:
     for slices, kinds in zip(batched(pairs[0], ROWS), batched(pairs[1], ROWS), strict=True):
         logits = source.logits[slices, kinds][:, None].to(model.device, torch.float32)
         embedding = scene.remembered.rows(slices)
-        pointer = model.point(embedding, to_side(logits, model.image_size).sigmoid())
+        pointer = model.pointer(embedding, to_side(logits, model.image_size).sigmoid())
         sure = torch.full((len(slices),), CLIP, device=model.device)
         parts.append(model.keep(embedding, Decoded(logits, sure, sure, pointer)))
     return Memory.cat(parts).rows(where.to(model.device))

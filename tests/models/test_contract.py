@@ -252,12 +252,12 @@ def test_remember_takes_an_empty_mask(memory_model):
     assert decoded.logits.isfinite().all()
 
 
-def test_point_gives_the_pointers_of_remember(memory_model):
+def test_pointer_is_that_of_remember(memory_model):
     pixels, masks = disc_frames(ROWS, image_size=memory_model.image_size)
     masks[0] = 0
     embedding = memory_model.encode(pixels)
 
-    assert torch.equal(memory_model.point(embedding, masks), memory_model.remember(embedding, masks).pointer)
+    assert torch.equal(memory_model.pointer(embedding, masks), memory_model.remember(embedding, masks).pointer)
 
 
 def test_recall_gives_what_decode_gives(memory_model):
