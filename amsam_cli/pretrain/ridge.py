@@ -62,5 +62,6 @@ def _solve(columns: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     columns = F.pad(columns, (0, 1), value=1.0)
     weighted = columns * (weight / weight.shape[1]).unsqueeze(2)
     gram = weighted.mT @ columns + DECAY * torch.eye(columns.shape[2], device=columns.device)
-    solution: Tensor = torch.linalg.solve(gram, weighted.mT @ truth)
-    return solution
+    # The matrix is symmetric and positive, so half of it is enough; and on processors of AMD, MKL's batched LU fails
+    # as soon as it has two threads.
+    return torch.cholesky_solve(weighted.mT @ truth, torch.linalg.cholesky(gram))
