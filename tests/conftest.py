@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from amsam_cli import cli
+from amsam_cli.models.precision import chosen_precision
 from tests.scans import ball_scan
 from tests.toy import ToyModel
 
@@ -40,6 +41,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AMSAM_HOME", str(tmp_path / "amsam_home"))
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.delenv("AMSAM_ADAPTER", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def full_precision() -> Iterator[None]:
+    """Work in full precision on every machine: what must be equal is not equal in bfloat16."""
+    with chosen_precision(is_mixed=False):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from amsam_cli.models.attention import Addend, added_to_scores
 from amsam_cli.models.base import Bias, Decoded, Embedding, Frozen, Memory, Prompts, shrunk
-from amsam_cli.models.batching import pace
+from amsam_cli.models.batching import is_wide
 from amsam_cli.models.precision import mixed_precision
 
 CONFIGS = {
@@ -170,7 +170,7 @@ class Sam2(Frozen):
     ) -> Decoded:
         """Return masks decoded after memory attention over `bank`, in the order given.
 
-        Rows do not see each other, so on a processor those of wide frames go a few at a time (`models/batching.py`); a
+        Rows do not see each other, so on a processor those of wide frames go one by one (`models/batching.py`); a
         `bias` knows all rows of its batch, which then go together.
         """
         if prompts is None:
@@ -185,8 +185,8 @@ class Sam2(Frozen):
         )
 
     def _parts(self, rows: int) -> list[slice]:
-        """Return which rows go through memory together."""
-        size = pace(self.device, self.image_size, rows)
+        """Return which rows go through memory together: wide frames alone, as their tokens then lie side by side."""
+        size = 1 if is_wide(self.device, self.image_size) else rows
         return [slice(start, start + size) for start in range(0, rows, size)]
 
     def _recall(self, embedding: Embedding, bank: Sequence[Memory], prompts: Prompts, bias: Bias | None) -> Decoded:

@@ -432,16 +432,16 @@ def test_recall_passes_gradients_through_a_biased_attention(memory_model):
     assert reached
 
 
-def test_wide_frames_go_by_twos_to_the_same_end(memory_model, monkeypatch):
+def test_wide_frames_go_alone_to_the_same_end(memory_model, monkeypatch):
     embedding, (first, second, third, _) = encode(memory_model), bank(memory_model, ROWS)
     memories = [first, replace(second, there=torch.arange(ROWS) % 2 == 0), third]
     together = memory_model.recall(embedding, memories)
     kept = memory_model.keep(embedding, together)
 
     monkeypatch.setattr("amsam_cli.models.batching.WIDE", 0)
-    by_twos = memory_model.recall(embedding, memories)
+    alone = memory_model.recall(embedding, memories)
 
-    assert_same_rows(together, [by_twos])
+    assert_same_rows(together, [alone])
     assert_close(memory_model.keep(embedding, together).map, kept.map, rtol=1e-4, atol=1e-4)
 
 
