@@ -114,14 +114,23 @@ def _propagation() -> list[Work]:
     """Return carrying one and five labels through a few slices, SAM 2's own predictor first."""
     from amsam_cli.bench.propagation import propagation_works
 
-    return propagation_works()
+    return propagation_works(precisions=_precisions())
 
 
 def _propagation_of_many() -> list[Work]:
     """Return the same with 20 labels."""
     from amsam_cli.bench.propagation import propagation_works
 
-    return propagation_works(labels=(20,))
+    return propagation_works(labels=(20,), precisions=_precisions())
+
+
+def _precisions() -> tuple[str, ...]:
+    """Return what masks are carried in: in bfloat16 too, where this processor gains by it."""
+    from torch import device
+
+    from amsam_cli.models.precision import gains_by_bfloat16
+
+    return ("fp32", "bf16") if gains_by_bfloat16(device("cpu")) else ("fp32",)
 
 
 def _propagation_at_length() -> list[Work]:

@@ -22,7 +22,7 @@ _chosen: ContextVar[bool | None] = ContextVar("chosen", default=None)
 def mixed_precision(device: torch.device) -> Iterator[None]:
     """Work in bfloat16 within the block where the device multiplies faster in it; else change nothing."""
     if (fast := _chosen.get()) is None:
-        fast = _gains_by_bfloat16(device)
+        fast = gains_by_bfloat16(device)
     if not fast:
         yield
         return
@@ -44,7 +44,7 @@ def chosen_precision(*, is_mixed: bool) -> Iterator[None]:
         _chosen.reset(before)
 
 
-def _gains_by_bfloat16(device: torch.device) -> bool:
+def gains_by_bfloat16(device: torch.device) -> bool:
     """Return whether there are instructions for products of bfloat16; without them it is slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from amsam_cli.bench.propagation import Official, Trial, carry, propagation_works, weights
+from amsam_cli.bench.workloads import works_of
 from amsam_cli.methods.losses import hard_dice
 
 
@@ -35,3 +36,12 @@ def test_every_number_of_labels_is_a_group_that_begins_with_the_predictor():
 
     assert len({work.group for work in works}) == 2
     assert [works[0].name, works[4].name] == ["SAM2VideoPredictor"] * 2
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_bfloat16_is_timed_where_the_processor_gains_by_it(monkeypatch, gains):
+    monkeypatch.setattr("amsam_cli.models.precision.gains_by_bfloat16", lambda device: gains)
+
+    groups = {work.group for work in works_of(["propagation"])}
+
+    assert {group.rpartition(" ")[2] for group in groups} == ({"fp32", "bf16"} if gains else {"fp32"})
