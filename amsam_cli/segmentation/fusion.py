@@ -24,7 +24,7 @@ class Fused:
     """What was seen, all looks together.
 
     Attributes:
-        logits: (D, L, s, s) float16; -10 everywhere on a slice where the label is held to be absent.
+        logits: (D, L, s, s) float16; -10 everywhere on a slice where every look holds the label to be absent.
         score: (D, L) predicted IoU.
         presence: (D, L) probability that the label is there.
         agreement: (D, L) mean Dice of every pair of looks that saw the slice; 0 where fewer than two did.
@@ -64,7 +64,8 @@ def fuse(looks: Mapping[str, Look], blends: Sequence[Blend]) -> Fused:
     logits = _mean_logits(looks, {name: weight / total for name, weight in weights.items()})
     if looks.keys() >= set(KINDS):  # the level is that of all kinds together
         logits -= torch.tensor([blend.level for blend in blends], dtype=logits.dtype)[:, None, None]
-    logits[presence < 0.5] = -CLIP
+    # One look's word is not enough, whatever its share: memory may not know again what the others see well.
+    logits[torch.stack([look.presence for look in looks.values()]).amax(dim=0) < 0.5] = -CLIP
     return Fused(logits, score, presence, _agreement([*looks.values()]), own_estimate(logits))
 
 

@@ -42,9 +42,16 @@ def test_fuse_leaves_out_looks_that_did_not_reach_a_slice():
 
 
 def test_fuse_empties_a_slice_where_the_label_is_held_absent():
-    fused = fuse({"slice": look(3.0, presence=0.1), "support": look(3.0, presence=0.6)}, [SURE])
+    fused = fuse({"slice": look(3.0, presence=0.1), "support": look(3.0, presence=0.4)}, [SURE])
 
     assert (fused.logits == -10).all()
+
+
+def test_fuse_does_not_take_one_look_s_word_for_absence():
+    fused = fuse({"slice": look(3.0, presence=0.9), "support": look(3.0, presence=0.0)}, [SURE])
+
+    assert torch.allclose(fused.logits.float(), torch.tensor(3.0), atol=1e-2)
+    assert fused.presence.item() < 0.5
 
 
 def test_fuse_joins_looks_of_different_resolution():
