@@ -44,6 +44,14 @@ def pretrain_command(
     image_size: Annotated[
         int | None, typer.Option(min=32, help="One frame side in pixels for the whole run.", show_default="preset's")
     ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(min=0, help="At the top of the ramp.", show_default="preset's; half where trained on"),
+    ] = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of the weights it began with in the result.", show_default="0.5 or 0"),
+    ] = None,
     device: Device = "auto",
     seed: Seed = 0,
     verbose: Verbose = False,
@@ -63,6 +71,10 @@ def pretrain_command(
     from_nothing = preset is Preset.AMSAM and model == "builtin"
     if preset is Preset.AMSAM and not from_nothing:
         schedule = replace(schedule, learning_rate=schedule.learning_rate / 2, small_until=0.0, keep=0.5)
+    if learning_rate is not None:
+        schedule = replace(schedule, learning_rate=learning_rate)
+    if keep is not None:
+        schedule = replace(schedule, keep=keep)
     course = _course(preset, data)
     run = Run.start(output, schedule, course, _random(device, seed) if from_nothing else _base(model, device))
     with screen.progress() as on_step:

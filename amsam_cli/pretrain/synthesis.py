@@ -20,6 +20,8 @@ TISSUES = 14
 """Labels of one episode at most: twelve of its anatomy, and the two parts of a lesion."""
 PATIENT_SHIFT = 0.25
 """How far apart the brightness of a tissue may lie in the patients of one episode, as a standard deviation, at most."""
+SEEN_THROUGH = 0.15
+"""Share of the episodes in which another anatomy shines through, as ribs do in front of lungs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -249,7 +251,15 @@ def _paint(label: Tensor, labels: int, generator: torch.Generator) -> Tensor:
         amount = strength.expand(-1, frames, -1)[rows, columns, label].unsqueeze(2)
         texture = smooth_noise((batch * frames, 1, size, size), cells, generator)
         picture = picture + amount * texture.view(batch, frames, 1, size, size)
-    return picture
+    return _seen_through(picture, generator)
+
+
+def _seen_through(picture: Tensor, generator: torch.Generator) -> Tensor:
+    """Return pictures (B, T, C, S, S) of which some are added to those of another episode, as a projection adds up."""
+    batch = len(picture)
+    chosen = torch.rand(batch, 1, 1, 1, 1, generator=generator) < SEEN_THROUGH
+    strength = uniform((batch, 1, 1, 1, 1), 0.1, 0.7, generator)
+    return picture + torch.where(chosen, strength, 0.0) * picture.roll(1, dims=0)
 
 
 def _photograph(pixels: Tensor, generator: torch.Generator) -> Tensor:

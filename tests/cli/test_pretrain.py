@@ -46,6 +46,13 @@ def test_pretrain_from_weights_is_gentler_than_from_nothing(amsam, started):
     assert started["schedule"].small_until == 0
 
 
+def test_pretrain_takes_another_rate_and_share(amsam, started):
+    weights = Path(amsam_cli.__file__).parent / "weights" / "builtin.safetensors"
+    amsam("pretrain", "-o", "run", "-d", "cpu", "-m", f"builtin={weights}", "--learning-rate", 6e-4, "--keep", 0)
+
+    assert (started["schedule"].learning_rate, started["schedule"].keep) == (6e-4, 0)
+
+
 def test_pretrain_as_published_learns_memory_and_decoder_from_a_folder(amsam, started):
     for name in ("images", "labels"):
         (Path("data/shapes") / name).mkdir(parents=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from amsam_cli.pretrain.anatomy import invent
-from amsam_cli.pretrain.synthesis import PATIENT_SHIFT, Anatomies, Plan, _paint, render
+from amsam_cli.pretrain.synthesis import PATIENT_SHIFT, SEEN_THROUGH, Anatomies, Plan, _paint, _seen_through, render
 
 PLAN = Plan(episodes=6, supports=2, queries=2, image_size=64)
 
@@ -84,3 +84,15 @@ def test_patients_of_an_episode_differ_in_the_brightness_of_a_tissue():
 
     assert 0.4 * PATIENT_SHIFT < spread.max() < 2 * PATIENT_SHIFT
     assert spread.median() < 0.5 * PATIENT_SHIFT
+
+
+def test_another_anatomy_shines_through_some_episodes():
+    pictures = torch.zeros(200, 2, 1, 4, 4)
+    pictures[::2] = 1
+
+    seen = _seen_through(pictures, generator())
+
+    changed = (seen - pictures).flatten(1).amax(dim=1)[1::2]  # those that are dark by themselves
+    assert 0 < float((changed > 0).float().mean()) < 2 * SEEN_THROUGH
+    assert 0.1 <= float(changed[changed > 0].min()) <= float(changed.max()) <= 0.7
+    assert torch.equal(seen.std(dim=(3, 4)), torch.zeros(200, 2, 1))
