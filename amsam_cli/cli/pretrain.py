@@ -64,17 +64,12 @@ def pretrain_command(
 
     schedule = PUBLISHED if preset is Preset.FSSAM else Schedule()
     schedule = replace(schedule, steps=steps, seed=seed)
-    if episodes is not None:
-        schedule = replace(schedule, episodes=episodes)
-    if image_size is not None:
-        schedule = replace(schedule, sides=((image_size, 1.0),))
     from_nothing = preset is Preset.AMSAM and model == "builtin"
     if preset is Preset.AMSAM and not from_nothing:
         schedule = replace(schedule, learning_rate=schedule.learning_rate / 2, small_until=0.0, keep=0.5)
-    if learning_rate is not None:
-        schedule = replace(schedule, learning_rate=learning_rate)
-    if keep is not None:
-        schedule = replace(schedule, keep=keep)
+    sides = None if image_size is None else ((image_size, 1.0),)
+    asked = {"episodes": episodes, "sides": sides, "learning_rate": learning_rate, "keep": keep}
+    schedule = replace(schedule, **{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
     course = _course(preset, data)
     run = Run.start(output, schedule, course, _random(device, seed) if from_nothing else _base(model, device))
     with screen.progress() as on_step:
