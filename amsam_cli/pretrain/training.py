@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
 from amsam_cli.models.sam2 import Sam2
@@ -26,6 +27,7 @@ from amsam_cli.pretrain.anatomy import invent
 from amsam_cli.pretrain.classes import Classes
 from amsam_cli.pretrain.curve import write_curve
 from amsam_cli.pretrain.objectives import Answers, ask
+from amsam_cli.pretrain.optimiser import Optimisers, adamw, muon
 from amsam_cli.pretrain.published import LEARNING, ask_published
 from amsam_cli.pretrain.sources import Library
 from amsam_cli.pretrain.synthesis import Anatomies, Episodes, Plan, render
@@ -108,14 +110,14 @@ class Course:
         validate: origin ("val", "val_real") -> episodes of subjects that are never learned from.
         ask: the questions.
         learning: beginnings of the names of the parameters that learn; "" = all of them.
-        decay: weight decay of matrices and kernels.
+        optimisers: what moves it.
     """
 
     draw: Draw
     validate: Mapping[str, Draw]
     ask: Ask = ask
     learning: tuple[str, ...] = ("",)
-    decay: float = 0.02
+    optimisers: Optimisers = muon
 
 
 def own_course(library: Library | None = None, held_out: Library | None = None) -> Course:
@@ -133,7 +135,7 @@ def published_course(classes: Classes, held_out: Classes) -> Course:
         {"val": partial(draw_classes, classes=held_out)},
         ask=ask_published,
         learning=LEARNING,
-        decay=0.0,
+        optimisers=partial(adamw, decay=0.0),
     )
 
 
@@ -191,7 +193,7 @@ class Run:
     model: Sam2
     average: nn.Module
     began: Mapping[str, Tensor]
-    optimiser: torch.optim.Optimizer
+    optimisers: list[Optimizer]
     step: int = 0
 
     @classmethod
@@ -203,7 +205,7 @@ class Run:
         began = {name: value.clone() for name, value in network.state_dict().items()}
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name.startswith(course.learning))
-        run = cls(folder, schedule, course, model, average, began, _optimiser(network, course.decay))
+        run = cls(folder, schedule, course, model, average, began, course.optimisers(network))
         folder.mkdir(parents=True, exist_ok=True)
         if run._state.exists():
             run._resume()
@@ -217,7 +219,8 @@ class Run:
         state = torch.load(self._state, map_location=self.model.device, weights_only=True)
         self.model.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, its in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(its)
         self.began = state["began"]
         self.step = state["step"]
 
@@ -227,7 +230,7 @@ class Run:
             "network": self.model.network.state_dict(),
             "average": self.average.state_dict(),
             "began": dict(self.began),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
         }
         part = self._state.with_suffix(".part")
@@ -240,14 +243,15 @@ class Run:
     def advance(self, episodes: Episodes) -> dict[str, float]:
         """Take one optimiser step; return its loss and Dice by question."""
         generator = torch.Generator().manual_seed(self.schedule.seed * 104_729 + self.step)
-        for group in self.optimiser.param_groups:
+        for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = self.schedule.rate(self.step)
         self.model.set_image_size(episodes.pixels.shape[-1])
         answers = self.course.ask(self.model, episodes, generator)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.model.network.zero_grad(set_to_none=True)
         answers.loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.network.parameters(), 1.0)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         self._track_average()
         self.step += 1
         return {"loss": answers.loss.item(), **answers.dice}
@@ -300,15 +304,6 @@ def pretrain(
             run.save()
             _log(run, run.validate())
             _draw_curve(run.folder)
-
-
-def _optimiser(network: nn.Module, decay: float) -> torch.optim.Optimizer:
-    """Return AdamW over what learns, that decays matrices and kernels, not biases, norms or embeddings."""
-    learning = [p for p in network.parameters() if p.requires_grad]
-    decayed: list[Tensor] = [p for p in learning if p.ndim >= 2]
-    free: list[Tensor] = [p for p in learning if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=True)
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
