@@ -1,11 +1,11 @@
 """How good a mask should be, with no truth to ask: by its own probabilities, by the shots, and by asking back.
 
-A mask's own probabilities say which of two is better, but are far too sure. What masks of the shots were worth, each
-shot being segmented without itself, brings them to the level of the label; the forecast, where there is one, saw tuning
-too. Reverse accuracy (Valindria et al., 2017; RevSAM2, 2024) asks back: a shot is segmented with the result as the only
-memory, and where the result is of something else, the shot's own mask is not found again. None is right alone, so the
-mean of all there are counts. With a single shot there is no other than asking back, and it flatters: it asks for what
-the mask was made from.
+A mask's own probabilities say best which of two is better, but are far too sure: their fourth power is at the level of
+the truth. The shots are heard for the other half. What their masks were worth, each segmented without itself, is
+the level of the label; the forecast, where there is one, saw tuning too. Reverse accuracy (Valindria et al., 2017;
+RevSAM2, 2024) asks back: a shot is segmented with the result as the only memory, and where the result is of something
+else, the shot's own mask is not found again. With a single shot there is no other than asking back, and it flatters: it
+asks for what the mask was made from.
 Letters: n frames, s the side of logits.
 """
 
@@ -19,8 +19,8 @@ from torch import Tensor
 
 FRAMES = 16
 """Frames looked at at once."""
-ALONE = 4
-"""Power that brings what asking back says alone to the level of the truth."""
+SURE = 4
+"""Power that brings what is too sure, a mask's own estimate or asking back alone, to the level of the truth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def own_estimate(logits: Tensor) -> Tensor:
 
 
 def expected_dice(own: float, gauge: Gauge | None, *, forecast: float | None, reverse: float | None) -> float:
-    """Return the Dice to be expected of a label's mask, in [0, 1]; its own estimate where nothing else is known.
+    """Return the Dice to be expected of a label's mask, in [0, 1]: half by its own estimate, half by the shots.
 
     Args:
         own: `own_estimate` of the mask.
@@ -61,13 +61,13 @@ def expected_dice(own: float, gauge: Gauge | None, *, forecast: float | None, re
         forecast: the label's Dice on shots held out from tuning too.
         reverse: its Dice on the shots, segmented from the mask.
 
-    A mask half as sure as the shots' own were is expected to be about half as good: anchors move with
-    exp(own - gauge.own). Asking back alone, of one shot, counts by its fourth power.
+    To the shots, a mask half as sure as theirs were is about half as good: anchors move with exp(own - gauge.own).
 
     >>> round(expected_dice(0.9, Gauge(0.9, 0.6), forecast=0.4, reverse=0.2), 3)
-    0.4
+    0.528
     """
     anchors = [] if gauge is None else [value for value in (gauge.dice, forecast) if value is not None]
     witnesses = [min(1.0, value * math.exp(own - gauge.own)) for value in anchors] if gauge else []
-    witnesses += [] if reverse is None else [reverse if witnesses else reverse**ALONE]
-    return sum(witnesses) / len(witnesses) if witnesses else own
+    witnesses += [] if reverse is None else [reverse if witnesses else reverse**SURE]
+    alone = own**SURE
+    return (alone + sum(witnesses) / len(witnesses)) / 2 if witnesses else alone

@@ -19,12 +19,16 @@ def test_own_estimate_keeps_the_axes_before_the_slices():
     assert own_estimate(torch.zeros(5, 3, 8, 8)).shape == (5, 3)
 
 
-def test_expected_dice_is_brought_to_the_level_of_the_shots():
-    assert expected_dice(0.85, Gauge(0.85, 0.4), forecast=None, reverse=None) == pytest.approx(0.4)
+def test_expected_dice_is_half_the_masks_own_and_half_what_the_shots_had():
+    expected = expected_dice(0.85, Gauge(0.85, 0.4), forecast=None, reverse=None)
+
+    assert expected == pytest.approx((0.85**4 + 0.4) / 2)
 
 
 def test_expected_dice_listens_to_all_witnesses_alike():
-    assert expected_dice(0.9, Gauge(0.9, 0.6), forecast=0.3, reverse=0.0) == pytest.approx(0.3)
+    expected = expected_dice(0.9, Gauge(0.9, 0.6), forecast=0.3, reverse=0.0)
+
+    assert expected == pytest.approx((0.9**4 + 0.3) / 2)
 
 
 def test_expected_dice_rises_with_the_masks_own_estimate():
@@ -40,8 +44,8 @@ def test_expected_dice_never_exceeds_one():
 
 
 def test_one_shot_can_only_be_asked_back_and_is_believed_less():
-    assert expected_dice(0.9, Gauge(0.9), forecast=None, reverse=0.5) == pytest.approx(0.5**4)
+    assert expected_dice(0.9, Gauge(0.9), forecast=None, reverse=0.5) == pytest.approx((0.9**4 + 0.5**4) / 2)
 
 
 def test_expected_dice_is_the_masks_own_where_nothing_else_is_known():
-    assert expected_dice(0.7, None, forecast=None, reverse=None) == 0.7
+    assert expected_dice(0.7, None, forecast=None, reverse=None) == pytest.approx(0.7**4)
