@@ -22,7 +22,7 @@ NARROW = 16
 
 
 def adamw(network: nn.Module, decay: float = 0.02) -> list[Optimizer]:
-    """Return AdamW over what learns, that decays matrices and kernels, not biases, norms or embeddings of one row."""
+    """Return AdamW over what learns, that decays what has two axes and more, not biases or norms."""
     return [_adamw([p for p in network.parameters() if p.requires_grad], decay)]
 
 
