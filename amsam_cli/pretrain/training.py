@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
+from amsam_cli.errors import InputError
 from amsam_cli.models.sam2 import Sam2
 from amsam_cli.pretrain.anatomy import invent
 from amsam_cli.pretrain.classes import Classes
@@ -39,6 +40,7 @@ LABELS = 12
 MAPS, SCANS = 0.35, 0.2
 """Share of steps on real label maps with an invented look, and on real scans; the rest is invented altogether."""
 EMA_DECAY = 0.998
+WEIGHTS = "weights.safetensors"
 VALIDATION_SEED = 1_000_000_007
 VALIDATION_BATCHES = 4
 
@@ -198,7 +200,11 @@ class Run:
 
     @classmethod
     def start(cls, folder: Path, schedule: Schedule, course: Course, model: Sam2) -> Run:
-        """Return a new run from the weights of `model`, which it takes over; or the one `folder` holds, resumed."""
+        """Return a new run from the weights of `model`, which it takes over; or the one `folder` holds, resumed.
+
+        Raises:
+            InputError: that one was moved by other optimisers.
+        """
         # Channels last: half the time of a backward pass on processors with bfloat16 matrix units.
         network = model.network.to(memory_format=torch.channels_last)
         average = deepcopy(network).requires_grad_(False)
@@ -217,6 +223,11 @@ class Run:
 
     def _resume(self) -> None:
         state = torch.load(self._state, map_location=self.model.device, weights_only=True)
+        if len(state.get("optimisers", ())) != len(self.optimisers):
+            raise InputError(
+                f"'{self.folder}' holds a run by other optimisers, of another preset or an older release.",
+                f"Begin anew in another folder; its weights are a start: -m builtin={self.folder / WEIGHTS}",
+            )
         self.model.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         for optimiser, its in zip(self.optimisers, state["optimisers"], strict=True):
@@ -238,7 +249,7 @@ class Run:
         part.replace(self._state)
         half = {name: value.half().contiguous() for name, value in self.result().items()}
         (self.folder / "weights.part").write_bytes(save(half))
-        (self.folder / "weights.part").replace(self.folder / "weights.safetensors")
+        (self.folder / "weights.part").replace(self.folder / WEIGHTS)
 
     def advance(self, episodes: Episodes) -> dict[str, float]:
         """Take one optimiser step; return its loss and Dice by question."""

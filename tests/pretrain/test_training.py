@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from amsam_cli.errors import InputError
 from amsam_cli.models.builtin import build_network
 from amsam_cli.models.sam2 import Sam2
 from amsam_cli.pretrain.classes import Classes
@@ -81,6 +82,19 @@ def test_run_resumed_continues_as_if_never_stopped(tmp_path: Path):
     assert all(torch.allclose(first[name].float(), second[name].float(), atol=1e-3) for name in first)
     lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     assert any("val_match" in line for line in lines)
+
+
+def test_run_by_other_optimisers_is_refused_and_left_as_it_is(tmp_path: Path):
+    start(tmp_path).save()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state["optimiser"] = state.pop("optimisers")[0]
+    torch.save(state, tmp_path / "state.pt")
+    before = (tmp_path / "state.pt").read_bytes()
+
+    with pytest.raises(InputError, match="other optimisers"):
+        start(tmp_path)
+
+    assert (tmp_path / "state.pt").read_bytes() == before
 
 
 @pytest.mark.slow
