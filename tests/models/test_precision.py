@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from amsam_cli.models import builtin, precision
-from amsam_cli.models.precision import attend, chosen_precision, mixed_precision
+from amsam_cli.models.precision import _linear, attend, chosen_precision, mixed_precision
 from amsam_cli.models.sam2 import Sam2
 from tests.toy import disc_frames
 
@@ -30,13 +30,14 @@ def qkv(rows: int = 3, heads: int = 2) -> tuple[torch.Tensor, torch.Tensor, torc
 
 @pytest.mark.parametrize("scores", [2**23, 300, 100, 1], ids=["at once", "rows in turn", "queries in turn", "alone"])
 @pytest.mark.parametrize("mask", [None, (3, 1, 1, 14), (3, 1, 10, 14), (3, 2, 10, 14)], ids=str)
-def test_attend_is_the_fused_attention(monkeypatch, scores, mask):
-    monkeypatch.setattr(precision, "SCORES", scores)
+@pytest.mark.parametrize("product", [precision._product, precision._product_by_onednn], ids=["torch", "oneDNN"])
+def test_attend_is_the_fused_attention(product, scores, mask):
     query, key, value = qkv()
     added = None if mask is None else torch.randn(mask)
 
     assert_close(
-        attend(query, key, value, attn_mask=added), F.scaled_dot_product_attention(query, key, value, attn_mask=added)
+        attend(query, key, value, attn_mask=added, product=product, most=scores),
+        F.scaled_dot_product_attention(query, key, value, attn_mask=added),
     )
 
 
@@ -87,15 +88,58 @@ def test_bfloat16_is_chosen_where_the_processor_multiplies_in_it(monkeypatch, ma
     assert seen.run(_is_mixed) == fast
 
 
-def test_bfloat16_changes_masks_by_little():
+def recalled(*, is_mixed: bool) -> torch.Tensor:
     torch.manual_seed(0)
-    model = Sam2(builtin.build_network(), "builtin", 128)
-    pixels, masks = disc_frames(2, image_size=128)
-    logits = []
-    for is_mixed in (False, True):
-        with chosen_precision(is_mixed=is_mixed):
-            embedding = model.encode(pixels)
-            logits.append(model.recall(embedding, [model.remember(embedding, masks)]).logits)
+    model = Sam2(builtin.build_network(), "builtin", 256)
+    pixels, masks = disc_frames(2, image_size=256)
+    with chosen_precision(is_mixed=is_mixed):
+        embedding = model.encode(pixels)
+        return model.recall(embedding, [model.remember(embedding, masks)]).logits
 
-    full, half = logits
+
+def test_bfloat16_changes_masks_by_little():
+    full, half = recalled(is_mixed=False), recalled(is_mixed=True)
+
     assert 0 < (full - half).abs().max() < 0.1 * full.abs().max()
+
+
+@pytest.mark.parametrize(("name", "gains"), [("AMD EPYC", True), ("Intel(R) Xeon(R) 6980P", False), (None, False)])
+def test_onednn_multiplies_where_mkl_is_slow(monkeypatch, name, gains):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name} if name else {}, raising=False)
+
+    assert precision.gains_by_onednn(CPU) == gains
+    assert not precision.gains_by_onednn(torch.device("cuda"))
+
+
+@torch.no_grad()
+def test_onednn_changes_masks_by_rounding_alone(monkeypatch):
+    asked: list[torch.Size] = []
+    monkeypatch.setattr(precision, "_linear", lambda *args: asked.append(args[0].shape) or _linear(*args))
+    monkeypatch.setattr(precision, "gains_by_onednn", lambda device: False)
+    by_mkl = recalled(is_mixed=False)
+    assert not asked
+
+    monkeypatch.setattr(precision, "gains_by_onednn", lambda device: True)
+
+    assert_close(recalled(is_mixed=False), by_mkl, rtol=1e-3, atol=1e-3)
+    assert asked
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (0, 5)], ids=str)
+def test_linear_by_onednn_is_the_other(shape):
+    torch.manual_seed(0)
+    inputs, weight, bias = torch.randn(shape), torch.randn(4, 5), torch.randn(4)
+
+    assert_close(_linear(inputs, weight, bias), F.linear(inputs, weight, bias))
+    assert_close(_linear(inputs, weight), F.linear(inputs, weight))
+
+
+def test_gradients_never_go_through_onednn(monkeypatch):
+    monkeypatch.setattr(precision, "gains_by_onednn", lambda device: True)
+    weight = torch.randn(4, 5, requires_grad=True)
+
+    with chosen_precision(is_mixed=False), mixed_precision(CPU):
+        F.linear(torch.randn(3, 5), weight).sum().backward()
+
+    assert weight.grad is not None
