@@ -60,7 +60,7 @@ def pretrain_command(
 ) -> None:
     """Train the built-in model anew, or another SAM 2 for few-shot work."""
     screen = Screen(verbose, quiet, as_json)
-    from amsam_cli.pretrain.training import PUBLISHED, Run, Schedule, pretrain
+    from amsam_cli.pretrain.training import PUBLISHED, WEIGHTS, Run, Schedule, pretrain
 
     schedule = PUBLISHED if preset is Preset.FSSAM else Schedule()
     schedule = replace(schedule, steps=steps, seed=seed)
@@ -74,7 +74,7 @@ def pretrain_command(
     run = Run.start(output, schedule, course, _random(device, seed) if from_nothing else _base(model, device))
     with screen.progress() as on_step:
         pretrain(run, on_step=lambda step, figures: on_step("pretrain", step, steps))
-    screen.say(f"The weights are in {output / 'weights.safetensors'}")
+    screen.say(f"The weights are in {output / WEIGHTS}")
     screen.result({"output": str(output), "steps": run.step})
 
 

@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from amsam_cli.pretrain.anatomy import smooth_noise, uniform
-from amsam_cli.pretrain.lesions import with_lesions
+from amsam_cli.pretrain.lesions import ADDED, with_lesions
 
 TISSUES = 14
 """Labels of one episode at most: twelve of its anatomy, and the two parts of a lesion."""
 PATIENT_SHIFT = 0.25
 """How far apart the brightness of a tissue may lie in the patients of one episode, as a standard deviation, at most."""
+ALIKE = 0.35
+"""Share of the episodes in which other labels look as the target does."""
 SEEN_THROUGH = 0.15
 """Share of the episodes in which another anatomy shines through, as ribs do in front of lungs."""
 
@@ -94,8 +96,9 @@ def render(anatomies: Anatomies, plan: Plan, generator: torch.Generator) -> Epis
         label = _without(target, sampled, label, gone)
         if not plan.consecutive:
             label, target = with_lesions(label, target, gone, allowed.shape[1], generator)
-            allowed = F.pad(allowed, (0, 2), value=True)
-        pixels = _paint(label, allowed.shape[1], generator)
+        allowed = torch.cat([allowed, torch.tensor(ADDED).expand(len(allowed), -1)], dim=1)
+        look = _looks(target, allowed.shape[1], generator)
+        pixels = _paint(look.gather(1, label.flatten(1)).view_as(label), allowed.shape[1], generator)
     else:
         where = _enlarge(where.movedim(-1, 1), plan.image_size).movedim(1, -1)
         pixels = F.grid_sample(image, where, padding_mode="border", align_corners=True).transpose(1, 2)
@@ -234,6 +237,20 @@ def _without(target: Tensor, sampled: Tensor, label: Tensor, gone: Tensor) -> Te
     return changed
 
 
+def _looks(target: Tensor, labels: int, generator: torch.Generator) -> Tensor:
+    """Return whose look each label has, (B, L): its own, or in some episodes that of the target (B, 2).
+
+    As both ventricles hold the same blood: then place and shape must tell. Vessels, the last label, always look so.
+    """
+    batch = len(target)
+    look = torch.arange(labels).expand(batch, -1).clone()
+    others = torch.randint(1, labels, (batch, 2), generator=generator)
+    alike = torch.rand(batch, 1, generator=generator) < ALIKE
+    look.scatter_(1, others, torch.where(alike, target[:, :1], others))
+    look[:, -1] = target[:, 0]
+    return look
+
+
 def _paint(label: Tensor, labels: int, generator: torch.Generator) -> Tensor:
     """Return an invented look (B, T, 1 or 3, S, S): a mean, a texture and its scale for each label."""
     batch, frames, size, _ = label.shape
@@ -286,7 +303,7 @@ def _blur(flat: Tensor, generator: torch.Generator) -> Tensor:
     size = flat.shape[-1]
     kind = torch.rand(len(flat), 1, 1, 1, generator=generator)
     soft = F.avg_pool2d(flat, 3, stride=1, padding=1, count_include_pad=False)
-    factor = float(uniform((1,), 0.35, 0.8, generator))
+    factor = float(uniform((1,), 0.2, 0.8, generator))
     coarse = F.interpolate(flat, size=int(size * factor), mode="area")
     coarse = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
     return torch.where(kind < 0.35, flat, torch.where(kind < 0.7, soft, coarse))

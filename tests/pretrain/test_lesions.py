@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import torch
 
+from amsam_cli.pretrain import lesions
 from amsam_cli.pretrain.lesions import with_lesions
 
 
@@ -24,7 +25,7 @@ def test_lesions_lie_elsewhere_in_every_frame_and_never_on_background():
     label, _ = grown(torch.zeros(40, 3, dtype=torch.bool))
 
     assert not (label[..., :8] > 0).any()
-    lesion = (label >= 5).float()
+    lesion = ((label == 5) | (label == 6)).float()
     both = (lesion[:, 0] * lesion[:, 1]).sum()
     assert both < 0.5 * lesion[:, 0].sum()
 
@@ -35,4 +36,25 @@ def test_lesions_are_missing_where_they_are_gone():
 
     label, _ = grown(gone)
 
-    assert not (label[:, 2] >= 5).any()
+    assert not ((label[:, 2] == 5) | (label[:, 2] == 6)).any()
+
+
+def test_vessels_run_beside_some_lesions_even_where_these_are_gone():
+    label, target = grown(torch.ones(40, 3, dtype=torch.bool))
+
+    has = (label == 7).flatten(2).any(dim=2)
+    assert 1 <= int(has.any(dim=1).sum()) < 20
+    assert (target[has.any(dim=1)] == torch.tensor([5, 6])).all()
+
+
+def test_lesions_of_most_episodes_grow_in_one_tissue(monkeypatch):
+    monkeypatch.setattr(lesions, "SHARE", 1.0)
+    label = torch.ones(200, 3, 64, 64, dtype=torch.long)
+    label[..., 32:] = 2
+
+    label, _ = with_lesions(label, torch.ones(200, 2), torch.zeros(200, 3) > 0, 5, torch.Generator().manual_seed(0))
+
+    grown = ((label == 5) | (label == 6)).float()
+    is_left = grown[..., :32].sum(dim=(2, 3)) > grown[..., 32:].sum(dim=(2, 3))
+    alike = is_left.all(dim=1) | (~is_left).all(dim=1)
+    assert 0.6 < float(alike.float().mean()) < 0.95

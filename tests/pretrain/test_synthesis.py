@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from amsam_cli.pretrain.anatomy import invent
-from amsam_cli.pretrain.synthesis import PATIENT_SHIFT, SEEN_THROUGH, Anatomies, Plan, _paint, _seen_through, render
+from amsam_cli.pretrain.synthesis import (
+    ALIKE,
+    PATIENT_SHIFT,
+    SEEN_THROUGH,
+    Anatomies,
+    Plan,
+    _looks,
+    _paint,
+    _seen_through,
+    render,
+)
 
 PLAN = Plan(episodes=6, supports=2, queries=2, image_size=64)
 
@@ -96,3 +106,13 @@ def test_another_anatomy_shines_through_some_episodes():
     assert 0 < float((changed > 0).float().mean()) < 2 * SEEN_THROUGH
     assert 0.1 <= float(changed[changed > 0].min()) <= float(changed.max()) <= 0.7
     assert torch.equal(seen.std(dim=(3, 4)), torch.zeros(200, 2, 1))
+
+
+def test_other_labels_look_as_the_target_in_some_episodes_and_vessels_in_all():
+    look = _looks(torch.full((400, 2), 2), 6, generator())
+
+    own = look == torch.arange(6)
+    assert (own | (look == 2)).all()
+    assert own[:, [0, 2]].all()
+    assert (look[:, 5] == 2).all()
+    assert 0.5 * ALIKE < float((~own[:, :5]).any(dim=1).float().mean()) < 1.2 * ALIKE
