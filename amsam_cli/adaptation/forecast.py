@@ -20,7 +20,9 @@ FOLDS = 4
 FRESH_FOLDS = 2
 """Where the encoder is tuned, a refit costs as much as the fit itself."""
 FOUND = 0.05
-"""Dice of the best label on shots held out, under which refits found nothing."""
+"""Mean Dice on the shots held out, under which a refit found nothing."""
+FEW = 4
+"""Slices to learn from, under which refits by half of the shots do not tell what all of them bring."""
 NEIGHBOURS = 3
 """Slices on either side of a held-out one that the forecast segments with it."""
 
@@ -37,8 +39,9 @@ class Forecast:
         tuned: label value -> mean Dice.
         plain: the same for adapters of the same shots that were not tuned; empty where those were not asked for.
         gains: what tuning brought to each patient held out, as the mean over its shots and labels.
-        is_handicapped: whether the refits learned from half of the shots, as they do of two patients and where the
-            encoder is tuned: then their gains are less than what the whole fit brings.
+        found: mean Dice of each tuned refit on what was held out from it.
+        halves: how many shots the refits learned from at most, where that was half of them, as it is of two patients
+            and where the encoder is tuned: then their gains are less than what the whole fit brings; None elsewhere.
         evidence: what looks tuned without them say of the shots, for each scale and label, None of labels that no other
             shot shows; empty where the encoder is frozen.
     """
@@ -46,23 +49,24 @@ class Forecast:
     tuned: Mapping[int, float]
     plain: Mapping[int, float]
     gains: tuple[float, ...] = ()
-    is_handicapped: bool = False
+    found: tuple[float, ...] = ()
+    halves: int | None = None
     evidence: tuple[tuple[Evidence | None, ...], ...] = ()
 
     @property
     def helps(self) -> bool:
         """Whether tuning is kept: there is a gain, over patients, no smaller than the standard error of that gain.
 
-        Where the refits were handicapped the doubt is on its side: it is kept unless it cost more than that error, or
-        they found nothing.
+        Where the refits learned from half of the shots the doubt is on its side: it is kept unless one of them found
+        nothing at all, or, if they were not few, it cost more than that error.
         """
         if not self.gains:
             return True
         gain = float(np.mean(self.gains))
         error = float(np.std(self.gains, ddof=1)) / math.sqrt(len(self.gains)) if len(self.gains) > 1 else 0.0
-        if self.is_handicapped:
-            return gain >= -error and max(self.tuned.values(), default=0.0) >= FOUND
-        return gain > 0 and gain >= error
+        if self.halves is None:
+            return gain > 0 and gain >= error
+        return min(self.found, default=0.0) >= FOUND and (self.halves < FEW or gain >= -error)
 
 
 def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: OnStep) -> Forecast | None:
@@ -90,7 +94,8 @@ def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: On
                 seen.append(_look_ahead(lesson, adapter, held_out))
     report("forecast", len(folds), len(folds))
     gains = _gains(tuned, plain, lesson.patients)
-    return Forecast(_means(tuned), _means(plain), gains, len(folds) == 2, _joined(seen))
+    halves = len(lesson.stills) - min(map(len, folds)) if len(folds) == 2 else None
+    return Forecast(_means(tuned), _means(plain), gains, _found(tuned, folds), halves, _joined(seen))
 
 
 def _look_ahead(lesson: Lesson, adapter: Adapter, held_out: Sequence[int]) -> list[list[Evidence | None]]:
@@ -148,6 +153,12 @@ def _means(found: Sequence[_Scored]) -> dict[int, float]:
     """Return label value -> mean Dice over the shots that show it, ascending."""
     values = sorted({value for _, scores in found for value in scores})
     return {value: float(np.mean([scores[value] for _, scores in found if value in scores])) for value in values}
+
+
+def _found(tuned: Sequence[_Scored], folds: Sequence[Sequence[int]]) -> tuple[float, ...]:
+    """Return the mean Dice over the shots and labels of each fold that could be scored."""
+    by_fold = [[value for shot, scores in tuned if shot in fold for value in scores.values()] for fold in folds]
+    return tuple(float(np.mean(values)) for values in by_fold if values)
 
 
 def _gains(tuned: Sequence[_Scored], plain: Sequence[_Scored], patients: Sequence[str]) -> tuple[float, ...]:

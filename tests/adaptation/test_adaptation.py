@@ -287,10 +287,10 @@ def test_tuning_that_helps_is_kept(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    ("patients", "tune", "is_handicapped"), [(2, "lora", True), (3, "lora", False), (3, "full", True)]
+    ("patients", "tune", "halves"), [(2, "lora", 1), (3, "lora", None), (3, "full", 2), (4, "full", 2)]
 )
-def test_refits_from_half_of_the_shots_are_handicapped(
-    monkeypatch: pytest.MonkeyPatch, patients: int, tune: Tune, is_handicapped: bool
+def test_refits_from_half_of_the_shots_are_told_from_others(
+    monkeypatch: pytest.MonkeyPatch, patients: int, tune: Tune, halves: int | None
 ):
     seen: list[Forecast | None] = []
     hold_out = adaptation.hold_out
@@ -299,7 +299,7 @@ def test_refits_from_half_of_the_shots_are_handicapped(
     adapt([ball_shot(seed) for seed in range(patients)], ToyModel(), config=AdapterConfig(steps=2, tune=tune))
 
     assert seen[0]
-    assert seen[0].is_handicapped is is_handicapped
+    assert seen[0].halves == halves
 
 
 def test_label_that_was_not_learned_raises_the_alarm():
