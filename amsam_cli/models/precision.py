@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-SCORES, SCORES_FLOAT32 = 2**23, 2**20
-"""Scores that attention holds at once, 16 MiB in bfloat16, 4 in float32: more no longer fit the caches."""
 FEW = 128
 """Queries or keys under which fused attention is faster than products of matrices."""
 
@@ -84,7 +83,7 @@ class _ByOneDnn(TorchFunctionMode):
             if func is F.linear:
                 func = _linear
             elif func is F.scaled_dot_product_attention and min(first.shape[-2], args[1].shape[-2]) >= FEW:
-                func = partial(attend, product=_product_by_onednn, most=SCORES_FLOAT32)
+                func = partial(attend, by=BY_ONEDNN)
         return func(*args, **(kwargs or {}))
 
 
@@ -96,8 +95,17 @@ def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     return answer
 
 
-Product = Callable[[Tensor, Tensor], Tensor]
-"""(..., n, d) and (..., m, d) -> (..., n, m)."""
+@dataclass(frozen=True, slots=True)
+class Products:
+    """What multiplies matrices in attention.
+
+    Attributes:
+        product: (..., n, d) and (..., m, d) -> (..., n, m).
+        most: scores it holds at once, 16 MiB in bfloat16 and 4 in float32: more no longer fit the caches.
+    """
+
+    product: Callable[[Tensor, Tensor], Tensor]
+    most: int
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -110,6 +118,10 @@ def _product_by_onednn(left: Tensor, right: Tensor) -> Tensor:
     return products.view(*left.shape[:-1], right.shape[-2])
 
 
+BY_TORCH = Products(_product, 2**23)
+BY_ONEDNN = Products(_product_by_onednn, 2**20)
+
+
 def attend(
     query: Tensor,
     key: Tensor,
@@ -117,8 +129,7 @@ def attend(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     *,
-    product: Product = _product,
-    most: int = SCORES,
+    by: Products = BY_TORCH,
 ) -> Tensor:
     """Return what `F.scaled_dot_product_attention` returns, by two products of matrices, a few scores at a time.
 
@@ -128,20 +139,19 @@ def attend(
         value: (B, H, M, d).
         attn_mask: what to add to the scores, as wide as (B, H, N, M) or one there.
         dropout_p: share of the weights that is dropped.
-        product: what multiplies.
-        most: scores that are held at once.
+        by: what multiplies.
     """
     query = query * query.shape[-1] ** -0.5
     heads, count, keys = query.shape[1], query.shape[2], key.shape[2]
-    rows = max(1, most // (heads * count * keys))
-    size = max(1, most // (rows * heads * keys))
+    rows = max(1, by.most // (heads * count * keys))
+    size = max(1, by.most // (rows * heads * keys))
     answers = []
     for row in (slice(start, start + rows) for start in range(0, len(query), rows)):
         parts = []
         for some in (slice(start, start + size) for start in range(0, count, size)):
-            scores = product(query[row, :, some], key[row])
+            scores = by.product(query[row, :, some], key[row])
             if attn_mask is not None:
                 scores = scores + attn_mask.expand(len(query), -1, count, -1)[row, :, some]
-            parts.append(product(F.dropout(scores.softmax(dim=-1), dropout_p), value[row].mT))
+            parts.append(by.product(F.dropout(scores.softmax(dim=-1), dropout_p), value[row].mT))
         answers.append(torch.cat(parts, dim=2))
     return torch.cat(answers)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from amsam_cli.models import builtin, precision
-from amsam_cli.models.precision import _linear, attend, chosen_precision, mixed_precision
+from amsam_cli.models.precision import Products, _linear, attend, chosen_precision, mixed_precision
 from amsam_cli.models.sam2 import Sam2
 from tests.toy import disc_frames
 
@@ -36,7 +36,7 @@ def test_attend_is_the_fused_attention(product, scores, mask):
     added = None if mask is None else torch.randn(mask)
 
     assert_close(
-        attend(query, key, value, attn_mask=added, product=product, most=scores),
+        attend(query, key, value, attn_mask=added, by=Products(product, scores)),
         F.scaled_dot_product_attention(query, key, value, attn_mask=added),
     )
 
