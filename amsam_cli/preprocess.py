@@ -7,7 +7,7 @@ Knows neither files nor models.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ class Recipe:
         channels: 1 grey, 3 colour.
         zoom: side in mm of the part of a slice that a second, closer look sees; None where the whole slice is close
             enough. A zoomed frame is a frame of `volume.crop(zoom_window(...))`.
+        finer: side in pixels of the frames in which the closer look sees whole slices; None where it sees a part of
+            them, or there is none.
     """
 
     plane: Plane | None
@@ -48,18 +50,33 @@ class Recipe:
     image_size: int
     channels: int
     zoom: float | None = None
+    finer: int | None = None
+
+    @property
+    def closer(self) -> Recipe:
+        """How scans become frames in the closer look."""
+        return replace(self, image_size=self.finer or self.image_size)
 
 
-def fit(shots: Sequence[Shot], *, image_size: int, plane: Plane | None) -> Recipe:
+def fit(shots: Sequence[Shot], *, image_size: int, plane: Plane | None, finer: int | None = None) -> Recipe:
     """Return the recipe the shots call for.
 
     CT gets one window for all scans, from the labelled tissue and what lies around it; everything else is scaled by
     the percentiles of each scan, because its units are arbitrary.
+
+    Args:
+        shots: annotated slices.
+        image_size: frame side in pixels.
+        plane: slicing plane; None for 2D pictures.
+        finer: that of a closer look at whole slices, to be had where labels are too large to look at a part; it is
+            taken where slices have that many voxels.
     """
     is_ct = all(_looks_like_ct(shot) for shot in shots)
     channels = max(shot.volume.data.shape[0] for shot in shots)
     window = _tissue_window(shots) if is_ct else None
-    return Recipe(plane, window, PERCENTILES, image_size, 3 if channels > 1 else 1, _fit_zoom(shots, image_size))
+    zoom = _fit_zoom(shots, image_size)
+    has_more = finer is not None and not zoom and min(max(shot.volume.geometry.shape[1:]) for shot in shots) >= finer
+    return Recipe(plane, window, PERCENTILES, image_size, 3 if channels > 1 else 1, zoom, finer if has_more else None)
 
 
 def _fit_zoom(shots: Sequence[Shot], image_size: int) -> float | None:

@@ -269,14 +269,16 @@ def test_targets_match_the_decoder_and_nothing_else():
     assert all(name.startswith("sam_mask_decoder.transformer.") for name in names)
 
 
-def test_adapter_keeps_what_was_learned_of_zoomed_slices(tmp_path: Path):
-    shots = [ball_shot(seed, margin=60) for seed in (0, 1)]
-    adapter = adapt(shots, ToyModel(), config=AdapterConfig(steps=0, forecast=False))
+@pytest.mark.parametrize(("margin", "tune"), [(60, "lora"), (8, "full")])
+def test_adapter_keeps_what_was_learned_of_the_closer_look(margin: int, tune: Tune, tmp_path: Path):
+    shots = [ball_shot(seed, margin=margin) for seed in (0, 1)]
+    adapter = adapt(shots, ToyModel(), config=AdapterConfig(steps=0, forecast=False, tune=tune))
 
     adapter.save(tmp_path)
 
     loaded = Adapter.load(tmp_path)
     assert loaded.sha256 == adapter.sha256
+    assert loaded.recipe == adapter.recipe
     assert loaded.zoomed is not None
     assert adapter.zoomed is not None
     assert torch.equal(loaded.zoomed.bank.maps, adapter.zoomed.bank.maps)

@@ -126,6 +126,18 @@ def test_fit_does_not_zoom_where_the_labels_fill_the_slice():
     assert fit([square_shot(20, 300)], image_size=64, plane="axial").zoom is None
 
 
+@pytest.mark.parametrize(
+    ("at", "side", "whole", "finer"), [(20, 300, 400, 256), (20, 160, 200, None), (10, 40, 400, None)]
+)
+def test_fit_looks_at_whole_slices_finer_where_these_have_more_to_show(
+    at: int, side: int, whole: int, finer: int | None
+):
+    recipe = fit([square_shot(at, side, whole=whole)], image_size=128, plane="axial", finer=256)
+
+    assert recipe.finer == finer
+    assert recipe.closer.image_size == (finer or 128)
+
+
 def test_fit_does_not_zoom_into_pictures():
     flat = picture(400, 400)
     labels = LabelMap(np.pad(np.ones((1, 40, 40), np.uint16), ((0, 0), (0, 360), (0, 360))), flat.geometry)

@@ -31,11 +31,12 @@ SMALL = 20_000_000
 """Weights up to which all are tuned: the built-in model has 8.7 million, the smallest SAM 2.1 has 39."""
 LARGE = 0.015
 """Share of the frame from which a label spans four logits of a frame of 128 px."""
-FULL_STEPS = 150
+FULL_STEPS, FINE_STEPS = 150, 300
+"""Steps in which every weight is tuned: fewer where views of a part of a frame are blurred, as that is all there is."""
 PUBLISHED_EPOCHS = 100
 """Over half of the shots, one a step."""
-FOLD_STEPS = 0.5
-"""Share of the steps that a refit of the forecast takes: it learns from fewer shots."""
+FOLD_STEPS, FINE_FOLD_STEPS = 0.5, 0.25
+"""Share of the steps that a refit of the forecast takes: it learns from fewer shots, and must not take the longest."""
 ENOUGH = 3
 """Shots from which one can be found from the others: two others at least."""
 COLLAPSED = 0.2
@@ -68,8 +69,9 @@ def adapt(
         raise InputError("There is no annotated slice to learn from.", "Check the folder with: amsam adapt --dry-run")
     began = time.monotonic()
     slice_model, volume_model = _resolve(model, memory_model)
-    config = _decide(config or AdapterConfig(), slice_model, shots)
-    lesson = prepare(shots, slice_model, volume_model, config, report)
+    config = config or AdapterConfig()
+    decided = _decide(config, slice_model, shots)
+    lesson = _paced(prepare(shots, slice_model, volume_model, decided, report), config)
     encoded = time.monotonic()
     adapter = _learn(lesson, report, "adapt")
     learned = time.monotonic()
@@ -127,6 +129,13 @@ def _decide(config: AdapterConfig, model: PromptableModel, shots: Sequence[Shot]
     )
 
 
+def _paced(lesson: Lesson, asked: AdapterConfig) -> Lesson:
+    """Return the lesson with more steps where it shows more, unless steps were asked for."""
+    if asked.steps is not None or not lesson.recipe.finer:
+        return lesson
+    return replace(lesson, config=replace(lesson.config, steps=FINE_STEPS))
+
+
 def _half_side(model: PromptableModel) -> int | None:
     """Return half the frame side, where every weight is tuned: a step costs a quarter, and there can be more."""
     half = model.image_size // 2
@@ -154,17 +163,15 @@ def _smallest_share(shots: Sequence[Shot]) -> float:
 
 def _learn(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
     """Return the adapter of these shots."""
+    surveys = tuple(explore(lesson, examples) for examples in lesson.scales()) if lesson.kept else ()
     with at_side(lesson.model, lesson.recipe.image_size, plain=lesson.is_published):
-        return _learn_at_side(lesson, report, stage)
-
-
-def _learn_at_side(lesson: Lesson, report: OnStep, stage: str) -> Adapter:
-    surveys = tuple(explore(lesson, examples) for examples in lesson.kept if examples) if lesson.kept else ()
-    learned = tune(lesson, surveys, report, stage)
+        learned = tune(lesson, surveys, report, stage)
     with attached(lesson.model, lesson.config, learned.changes):
-        if not (surveys and learned.changes.is_empty):  # else what was seen before is what is seen now
-            surveys = tuple(explore(lesson, examples) for examples in lesson.examples() if examples)
-        whole, *zoomed = (_sight(lesson, survey, learned) for survey in surveys)
+        before = surveys if learned.changes.is_empty else ()  # what was seen before is what is seen now
+        whole, *zoomed = (
+            _sight(lesson, before[scale] if before else explore(lesson, examples), learned)
+            for scale, examples in enumerate(lesson.scales())
+        )
     return Adapter(
         backbone=lesson.backbone,
         memory_backbone=lesson.backbone if lesson.remembers_itself else Backbone.of(lesson.memory_model),
@@ -200,7 +207,8 @@ def _untuned(lesson: Lesson) -> Lesson:
 
 def _forecast(lesson: Lesson, report: OnStep) -> Forecast | None:
     """Return the Dice on shots held out, with tuning and, where that is another thing and may be undone, without."""
-    shorter = round(FOLD_STEPS * (lesson.config.steps or 0))
+    share = FINE_FOLD_STEPS if lesson.recipe.finer else FOLD_STEPS
+    shorter = round(share * (lesson.config.steps or 0))
 
     def learn(kept: Lesson) -> Adapter:
         return _learn(replace(kept, config=replace(kept.config, steps=shorter)), silent, "forecast")

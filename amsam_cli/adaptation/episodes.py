@@ -163,7 +163,9 @@ class FreshEpisodes:
         self._recall = recall if lesson.remembers_itself else 0.0
         self._shown = lesson.shown
         self._generator = torch.Generator().manual_seed(lesson.config.seed)
-        scales = [lesson.stills, lesson.zoomed] if lesson.zoomed else [lesson.stills]
+        # Views of a part of a frame are as sharp as the finest frames there are.
+        whole = lesson.zoomed if lesson.recipe.finer else lesson.stills
+        scales = [whole, lesson.zoomed] if lesson.recipe.zoom else [whole]
         self._pixels = [torch.cat([still.pixels[:1] for still in stills]) for stills in scales]
         self._masks = [torch.cat([still.masks[:1] for still in stills]) for stills in scales]
         self.side = lesson.model.image_size

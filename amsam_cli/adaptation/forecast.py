@@ -100,9 +100,8 @@ def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: On
 
 def _look_ahead(lesson: Lesson, adapter: Adapter, held_out: Sequence[int]) -> list[list[Evidence | None]]:
     """Return what an adapter's looks say of the shots held out, for each scale and label."""
-    apart = lesson.only(held_out)
     with adapter.attach(lesson.model):
-        scales = zip(adapter.sights.values(), apart.examples(), strict=False)
+        scales = zip(adapter.sights.values(), lesson.only(held_out).scales(), strict=True)
         return [look_ahead(lesson, adapter, sight, examples) for sight, examples in scales]
 
 

@@ -6,7 +6,7 @@ forecast works on stored features; where it is tuned, features are made anew whe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -92,7 +92,7 @@ class Lesson:
 
     Attributes:
         stills: the shots, whole.
-        zoomed: the shots at the recipe's zoom; empty where it has none.
+        zoomed: the shots as the closer look sees them, at the recipe's zoom or finer; empty where it has neither.
         model: what is tuned.
         backbone: its identity.
         memory_model: what carries masks through volumes; often the same.
@@ -149,11 +149,17 @@ class Lesson:
             kept=(of(self.kept[0]), of(self.kept[1])) if self.kept else None,
         )
 
-    def examples(self) -> tuple[Sequence[Example], Sequence[Example]]:
-        """Return what the models make of the shots now, whole and zoomed."""
-        if self.kept is not None:
-            return self.kept
-        return [self._encode(still) for still in self.stills], [self._encode(still) for still in self.zoomed]
+    def scales(self) -> Iterator[Sequence[Example]]:
+        """Yield what the models make of the shots now, whole and closer, the slice model being at the side of each.
+
+        It is back at its own once all are taken.
+        """
+        sides = self.recipe.image_size, self.recipe.closer.image_size
+        kept = self.kept or ((), ())
+        for stills, side, examples in zip((self.stills, self.zoomed), sides, kept, strict=True):
+            if stills:
+                with at_side(self.model, side, plain=self.is_published):
+                    yield examples or [self._encode(still) for still in stills]
 
     def encoded_once(self, report: OnStep) -> Lesson:
         """Return the lesson with its examples kept, for a frozen encoder."""
@@ -216,16 +222,20 @@ def _stills(
     labels = _labels_of(shots)
     first = shots[0].volume
     plane = None if first.is_picture else first.geometry.plane
-    recipe = fit(shots, image_size=model.image_size, plane=plane)
+    # Weights that are all tuned, on smaller frames than the model's own, look a second time at its own.
+    finer = backbone.image_size if config.tune == "full" and backbone.image_size > model.image_size else None
+    recipe = fit(shots, image_size=model.image_size, plane=plane, finer=finer)
     views = FROZEN_VIEWS if config.tune in ("lora", "decoder") else TUNED_VIEWS
     if config.preset == "paper":
         recipe, views = _published(recipe, shots), PUBLISHED_VIEWS
-    stage = _Stage(recipe, memory_model.image_size, list(labels), views, model.device)
+    other = None if memory_model is model else memory_model.image_size
+    stage = _Stage(recipe, other, list(labels), views, model.device)
+    closer = replace(stage, recipe=recipe.closer)
     stills, zoomed = [], []
     for index, shot in enumerate(shots):
         stills.append(stage.still(shot, config.seed + index))
-        if recipe.zoom:
-            zoomed.append(stage.still(shot, config.seed + index, zoom=recipe.zoom))
+        if recipe.zoom or recipe.finer:
+            zoomed.append(closer.still(shot, config.seed + index, zoom=recipe.zoom))
     return Lesson(stills, zoomed, model, backbone, memory_model, labels, recipe, config)
 
 
@@ -253,7 +263,7 @@ class _Stage:
     """Makes stills of shots."""
 
     recipe: Recipe
-    memory_size: int
+    memory_size: int | None
     labels: list[int]
     views: int
     device: torch.device
@@ -268,7 +278,7 @@ class _Stage:
         frames = Frames(volume, self.recipe, scan=scan)
         pixels, masks = self._views(frames.pixels(0, 1), frames.masks(labels, self.labels), seed)
         memory_pixels, memory_masks = pixels, masks
-        if self.memory_size != self.recipe.image_size:
+        if self.memory_size and self.memory_size != self.recipe.image_size:
             other = Frames(volume, replace(self.recipe, image_size=self.memory_size), scan=scan)
             memory_pixels, memory_masks = self._views(other.pixels(0, 1), other.masks(labels, self.labels), seed)
         return Still(shot, pixels, masks, memory_pixels, memory_masks, self._context(around, scan))

@@ -163,7 +163,7 @@ class Mirror:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sight:
-    """What the shots taught about frames of one scale: whole slices, or zoomed ones.
+    """What the shots taught about frames of one scale: whole slices, or a closer look.
 
     Attributes:
         rules: how each label's prior becomes prompts.
@@ -201,7 +201,8 @@ class Adapter:
         changes: what was learned of the backbone's weights.
         dense: (L, C) learned prompt of each label.
         whole: what the shots taught about whole slices.
-        zoomed: what they taught about frames of `recipe.zoom`; None where there is no zoom.
+        zoomed: what they taught about the closer look, frames of `recipe.zoom` or `recipe.finer`; None where there is
+            none.
         record: where it comes from.
         reader: what its priors by cosine were read with; None where that is the backbone.
     """
@@ -409,6 +410,7 @@ def _restore(
             recipe["image_size"],
             recipe["channels"],
             recipe["zoom"],
+            recipe.get("finer"),
         ),
         config=AdapterConfig(**about["config"]),
         changes=changes,

@@ -26,7 +26,7 @@ BEYOND = 2
 """Slices past what was found that are looked at again."""
 
 
-def place_to_zoom(scene: Scene, logits: Tensor, volume: Volume, zoom: float) -> Place | None:
+def place_to_zoom(scene: Scene, logits: Tensor, volume: Volume, zoom: float | None) -> Place | None:
     """Return the place round all that was found in a scene of the whole scan; None where nothing was.
 
     Where that is much wider than what the shots were seen in, strays have a part in it, and it shows little that the
@@ -36,17 +36,19 @@ def place_to_zoom(scene: Scene, logits: Tensor, volume: Volume, zoom: float) -> 
         scene: the first pass.
         logits: (D, L, s, s), what it found.
         volume: the scan.
-        zoom: side in mm of the window in which the shots were seen.
+        zoom: side in mm of the window in which the shots were seen; None = whole slices.
     """
     found = np.asarray((logits > 0).any(dim=1))
     if not found.any():
         return None
     depth = np.flatnonzero(np.any(found, axis=(1, 2)))
     first, last = max(0, int(depth[0]) - BEYOND), min(volume.depth, int(depth[-1]) + 1 + BEYOND)
+    if zoom is None:
+        return Place(first, last - first, is_closer=True)
     window = _round_all(scene, found, volume.geometry, zoom)
     if window and scene.sight.together.has_place and _side(window, volume.geometry) > ROOM * zoom:
         window = _likeliest(scene, logits, volume.geometry, zoom)
-    return Place(first, last - first, window) if window else None
+    return Place(first, last - first, window, is_closer=True) if window else None
 
 
 def _round_all(scene: Scene, found: NDArray[np.bool_], geometry: Geometry, zoom: float) -> Window | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from amsam_cli import models
 from amsam_cli.adapter import Adapter
 from amsam_cli.methods.confidence import expected_dice
-from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, silent
+from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, at_side, silent
 from amsam_cli.preprocess import Placement
 from amsam_cli.segmentation.asking_back import ask_back
 from amsam_cli.segmentation.closeup import place_to_zoom
@@ -138,7 +138,7 @@ def _on_processor(*some: PromptableModel) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pass:
-    """What one look over the scan, whole or zoomed, came to."""
+    """What one look over the scan, whole or closer, came to."""
 
     place: Place
     placement: Placement
@@ -154,13 +154,14 @@ def _look_twice(
     """Return what the first look found, and the closer one where there is something to look closer at."""
     scene = Scene.of(volume, Place.whole(volume), adapter, both, plan, report)
     first = _look_over(scene, plan, report)
-    zoom = adapter.recipe.zoom if plan.zooms and adapter.zoomed else None
-    place = place_to_zoom(scene, first.fused.logits, volume, zoom) if zoom else None
+    looks_closer = plan.zooms and adapter.zoomed is not None
+    place = place_to_zoom(scene, first.fused.logits, volume, adapter.recipe.zoom) if looks_closer else None
     if place is None:
         return [_checked(first, scene, plan)]
     del scene  # its features make room for those of the second pass
-    closer = Scene.of(volume, place, adapter, both, plan, report)
-    return [first, _checked(_look_over(closer, plan, report), closer, plan)]
+    with at_side(both[0], adapter.recipe.closer.image_size):
+        closer = Scene.of(volume, place, adapter, both, plan, report)
+        return [first, _checked(_look_over(closer, plan, report), closer, plan)]
 
 
 def _checked(found: _Pass, scene: Scene, plan: Plan) -> _Pass:
@@ -220,7 +221,7 @@ def _memory_model_of(adapter: Adapter, model: PromptableModel) -> MemoryModel:
 
 def _expected(passed: _Pass, adapter: Adapter, names: Mapping[int, str]) -> dict[int, float]:
     """Return the Dice to be expected of each label's mask; 0 where there is none."""
-    sight = adapter.zoomed if passed.place.window and adapter.zoomed else adapter.whole
+    sight = adapter.zoomed if passed.place.is_closer and adapter.zoomed else adapter.whole
     forecast = adapter.record.forecast or {}
     expected = {}
     for column, (value, own) in enumerate(zip(names, passed.fused.own_of_labels().tolist(), strict=True)):

@@ -29,7 +29,7 @@ class Plan:
         calibrates: whether attention to the scan's own memories is calibrated by the shots (SCMA).
         excludes: whether a mask enters memory without the pixels that another label has a better claim to.
         is_careful: whether doubtful masks stay out of memory, and a label is no longer followed past its end.
-        zooms: whether what was found is looked at again, closer, where the adapter has a zoom.
+        zooms: whether what was found is looked at again, closer, where the adapter knows how its shots look so.
         tidies: whether stray pieces are left out, as the shots say in how many pieces a label comes.
         asks_back: whether the shots are segmented from the result, to judge it.
         probabilities: whether to return the probability of each label at each voxel too.

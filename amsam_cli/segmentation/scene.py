@@ -28,11 +28,15 @@ CLOSENESS, REACH = 0.5, 0.1
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which part of a scan a scene shows: slices from `first` on, `depth` of them, in `window` (None = whole)."""
+    """Which part of a scan a scene shows: slices from `first` on, `depth` of them, in `window` (None = whole).
+
+    `is_closer` where it is a closer look, at frames as the adapter's recipe has them for that.
+    """
 
     first: int
     depth: int
     window: Window | None = None
+    is_closer: bool = False
 
     @classmethod
     def whole(cls, volume: Volume) -> Place:
@@ -87,9 +91,9 @@ class Scene:
         plan: Plan,
         on_step: OnStep,
     ) -> Scene:
-        """Return the scene at a place of a scan, encoded."""
+        """Return the scene at a place of a scan, encoded; the slice model is at the side of its frames."""
         model, memory_model = models
-        part, recipe = place.of(volume), adapter.recipe
+        part, recipe = place.of(volume), adapter.recipe.closer if place.is_closer else adapter.recipe
         same = model is memory_model
         limit = plan.max_memory_gib if same or plan.max_memory_gib is None else plan.max_memory_gib / 2
         slices = Features.encode(model, Frames(part, recipe, scan=volume), limit_gib=limit, on_step=on_step)
@@ -98,7 +102,7 @@ class Scene:
             other = replace(recipe, image_size=memory_model.image_size)
             frames = Frames(part, other, scan=volume)
             remembered = Features.encode(memory_model, frames, limit_gib=limit, on_step=on_step)
-        sight = adapter.zoomed if place.window and adapter.zoomed else adapter.whole
+        sight = adapter.zoomed if place.is_closer and adapter.zoomed else adapter.whole
         placement = Placement.of(part.geometry, recipe.image_size)
         allowed = _allowed(place, adapter, plan)
         detected = _detected(part, placement, adapter, plan.detect) if plan.detect else ()

@@ -339,6 +339,31 @@ def test_adapt_looks_closer_where_the_labels_are_small():
     assert zoomed > 3 * whole  # the balls fill more of the frame
 
 
+def test_adapt_looks_at_whole_slices_at_the_models_own_side_where_all_of_it_learns_on_smaller_frames():
+    model = ToyModel()
+    shots = [ball_shot(seed, margin=8) for seed in range(2)]
+
+    adapter = adapt(shots, model, config=AdapterConfig(steps=4, tune="full"))
+
+    assert (adapter.recipe.image_size, adapter.recipe.finer, adapter.recipe.zoom) == (32, 64, None)
+    assert adapter.zoomed is not None
+    assert adapter.zoomed.bank.maps.shape[-1] == 2 * adapter.whole.bank.maps.shape[-1]
+    assert model.image_size == 64
+
+
+@pytest.mark.parametrize(("margin", "asked", "taken"), [(8, None, 3), (8, 2, 2), (0, None, 4)])
+def test_adapt_takes_more_steps_where_views_are_cut_from_fine_frames(
+    margin: int, asked: int | None, taken: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("amsam_cli.adaptation.FINE_STEPS", 3)
+    monkeypatch.setattr("amsam_cli.adaptation.FULL_STEPS", 4)
+    shots = [ball_shot(seed, margin=margin) for seed in range(2)]
+
+    adapter = adapt(shots, ToyModel(), config=AdapterConfig(steps=asked, tune="full", forecast=False))
+
+    assert adapter.config.steps == taken
+
+
 def test_adapt_does_not_look_closer_where_the_labels_fill_the_slice():
     adapter = adapt([ball_shot(0), ball_shot(1)], ToyModel(), config=QUICK)
 

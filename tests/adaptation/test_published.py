@@ -53,7 +53,8 @@ def memory_of(model: PromptableModel) -> MemoryModel:
 def episodes_of(shots: int) -> PublishedEpisodes:
     model = ToyModel()
     lesson = prepare([ball_shot(seed) for seed in range(shots)], model, model, PAPER, silent)
-    return PublishedEpisodes(lesson, explore(lesson, lesson.examples()[0]))
+    (examples,) = lesson.scales()
+    return PublishedEpisodes(lesson, explore(lesson, examples))
 
 
 def test_adapter_segments_the_same_after_saving_and_loading(model: PromptableModel, tmp_path: Path):

@@ -205,6 +205,18 @@ def test_segment_finds_small_things_by_looking_closer(model: ToyModel):
     assert near.geometry is volume.geometry
 
 
+def test_segment_finds_borders_by_looking_finer():
+    model, shots = ToyModel(), [ball_shot(seed, margin=8) for seed in (0, 1, 2)]
+    learned = adapt(shots, model, config=AdapterConfig(steps=0, tune="full", forecast=False))
+    volume, truth = ball_scan(7, margin=8)
+
+    near, far = (segment(volume, learned, model, plan=Plan(zooms=zooms)).labels for zooms in (True, False))
+
+    assert learned.recipe.finer == model.image_size == 64
+    for value in (BALL, OTHER):
+        assert dice(near.mask(value), truth.mask(value)) > dice(far.mask(value), truth.mask(value))
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_segment_works_in_every_mode(adapter: Adapter, model: ToyModel, mode: Mode):
     volume, truth = ball_scan(7)
@@ -238,7 +250,7 @@ def test_what_the_closer_look_did_not_see_stays_and_is_not_trusted(model: ToyMod
     shots = [ball_shot(seed, margin=72) for seed in range(3)]
     learned = adapt(shots, model, config=AdapterConfig(steps=120, learning_rate=0.03, forecast=False))
     volume, truth = ball_scan(7, margin=72)
-    corner = Place(0, volume.depth, Window(0, 0, 24, 24))
+    corner = Place(0, volume.depth, Window(0, 0, 24, 24), is_closer=True)
     monkeypatch.setattr("amsam_cli.segmentation.engine.place_to_zoom", lambda *_: corner)
 
     result = segment(volume, learned, model, plan=Plan(tidies=False))
