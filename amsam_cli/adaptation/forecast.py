@@ -21,8 +21,6 @@ FRESH_FOLDS = 2
 """Where the encoder is tuned, a refit costs as much as the fit itself."""
 FOUND = 0.05
 """Mean Dice on the shots held out, under which a refit found nothing."""
-FEW = 4
-"""Slices to learn from, under which refits by half of the shots do not tell what all of them bring."""
 NEIGHBOURS = 3
 """Slices on either side of a held-out one that the forecast segments with it."""
 
@@ -40,8 +38,8 @@ class Forecast:
         plain: the same for adapters of the same shots that were not tuned; empty where those were not asked for.
         gains: what tuning brought to each patient held out, as the mean over its shots and labels.
         found: mean Dice of each tuned refit on what was held out from it.
-        halves: how many shots the refits learned from at most, where that was half of them, as it is of two patients
-            and where the encoder is tuned: then their gains are less than what the whole fit brings; None elsewhere.
+        is_halved: whether the refits learned from half of the shots, as they do of two patients and where the encoder
+            is tuned: then their gains are less than what the whole fit brings.
         evidence: what looks tuned without them say of the shots, for each scale and label, None of labels that no other
             shot shows; empty where the encoder is frozen.
     """
@@ -50,7 +48,7 @@ class Forecast:
     plain: Mapping[int, float]
     gains: tuple[float, ...] = ()
     found: tuple[float, ...] = ()
-    halves: int | None = None
+    is_halved: bool = False
     evidence: tuple[tuple[Evidence | None, ...], ...] = ()
 
     @property
@@ -58,15 +56,15 @@ class Forecast:
         """Whether tuning is kept: there is a gain, over patients, no smaller than the standard error of that gain.
 
         Where the refits learned from half of the shots the doubt is on its side: it is kept unless one of them found
-        nothing at all, or, if they were not few, it cost more than that error.
+        nothing at all.
         """
         if not self.gains:
             return True
+        if self.is_halved:
+            return min(self.found, default=0.0) >= FOUND
         gain = float(np.mean(self.gains))
         error = float(np.std(self.gains, ddof=1)) / math.sqrt(len(self.gains)) if len(self.gains) > 1 else 0.0
-        if self.halves is None:
-            return gain > 0 and gain >= error
-        return min(self.found, default=0.0) >= FOUND and (self.halves < FEW or gain >= -error)
+        return gain > 0 and gain >= error
 
 
 def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: OnStep) -> Forecast | None:
@@ -94,8 +92,7 @@ def hold_out(lesson: Lesson, learn: Learn, learn_plain: Learn | None, report: On
                 seen.append(_look_ahead(lesson, adapter, held_out))
     report("forecast", len(folds), len(folds))
     gains = _gains(tuned, plain, lesson.patients)
-    halves = len(lesson.stills) - min(map(len, folds)) if len(folds) == 2 else None
-    return Forecast(_means(tuned), _means(plain), gains, _found(tuned, folds), halves, _joined(seen))
+    return Forecast(_means(tuned), _means(plain), gains, _found(tuned, folds), len(folds) == 2, _joined(seen))
 
 
 def _look_ahead(lesson: Lesson, adapter: Adapter, held_out: Sequence[int]) -> list[list[Evidence | None]]:

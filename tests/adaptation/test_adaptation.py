@@ -287,10 +287,10 @@ def test_tuning_that_helps_is_kept(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    ("patients", "tune", "halves"), [(2, "lora", 1), (3, "lora", None), (3, "full", 2), (4, "full", 2)]
+    ("patients", "tune", "is_halved"), [(2, "lora", True), (3, "lora", False), (3, "full", True), (4, "full", True)]
 )
 def test_refits_from_half_of_the_shots_are_told_from_others(
-    monkeypatch: pytest.MonkeyPatch, patients: int, tune: Tune, halves: int | None
+    monkeypatch: pytest.MonkeyPatch, patients: int, tune: Tune, is_halved: bool
 ):
     seen: list[Forecast | None] = []
     hold_out = adaptation.hold_out
@@ -299,7 +299,7 @@ def test_refits_from_half_of_the_shots_are_told_from_others(
     adapt([ball_shot(seed) for seed in range(patients)], ToyModel(), config=AdapterConfig(steps=2, tune=tune))
 
     assert seen[0]
-    assert seen[0].halves == halves
+    assert seen[0].is_halved == is_halved
 
 
 def test_label_that_was_not_learned_raises_the_alarm():

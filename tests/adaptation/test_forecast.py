@@ -24,25 +24,23 @@ def test_tuning_helps_where_its_gain_exceeds_its_standard_error(gains: tuple[flo
     assert Forecast({1: 0.5}, {1: 0.5}, gains).helps is helps
 
 
-def half(found: tuple[float, ...], gains: tuple[float, ...], halves: int) -> bool:
-    return Forecast({1: 0.5}, {1: 0.5}, gains, found, halves).helps
+def half(found: tuple[float, ...], gains: tuple[float, ...]) -> bool:
+    return Forecast({1: 0.5}, {1: 0.5}, gains, found, is_halved=True).helps
 
 
-@pytest.mark.parametrize("halves", [1, 2, 3, 4, 8])
-def test_doubt_falls_to_tuning_where_its_refits_learned_from_half_of_the_shots(halves: int):
-    assert half((0.5, 0.5), (0.2, -0.1), halves)
+def test_doubt_falls_to_tuning_where_its_refits_learned_from_half_of_the_shots():
+    assert half((0.5, 0.5), (0.2, -0.1))
     assert not Forecast({1: 0.5}, {1: 0.5}, (0.2, -0.1)).helps
-    assert half((0.3, 0.1), (0.0, 0.0), halves)
+    assert half((0.3, 0.1), (0.0, 0.0))
 
 
 @pytest.mark.parametrize("found", [(0.0, 0.0), (0.6, 0.0), (0.01, 0.6), ()])
 def test_refits_that_found_nothing_undo_tuning(found: tuple[float, ...]):
-    assert not half(found, (0.6, 0.0), 2)
+    assert not half(found, (0.6, 0.0))
 
 
-@pytest.mark.parametrize(("halves", "helps"), [(1, True), (3, True), (4, False), (8, False)])
-def test_few_shots_are_not_believed_that_tuning_by_more_harms(halves: int, helps: bool):
-    assert half((0.5, 0.4), (-0.3, -0.1), halves) is helps
+def test_half_of_the_shots_are_not_believed_that_tuning_by_all_harms():
+    assert half((0.5, 0.4), (-0.3, -0.1))
 
 
 def test_what_refits_found_is_a_mean_over_the_shots_and_labels_held_out():
