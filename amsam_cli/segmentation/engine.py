@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from amsam_cli import models
-from amsam_cli.adapter import Adapter
+from amsam_cli.adapter import Adapter, Sight
 from amsam_cli.methods.confidence import expected_dice
 from amsam_cli.models.base import MemoryModel, OnStep, PromptableModel, at_side, silent
 from amsam_cli.preprocess import Placement
@@ -142,6 +142,7 @@ class _Pass:
 
     place: Place
     placement: Placement
+    sight: Sight
     fused: Fused
     keys: list[list[int]]
     asked: Asked | None
@@ -190,7 +191,7 @@ def _look_over(scene: Scene, plan: Plan, report: OnStep) -> _Pass:
         tracked = track(scene, [*looks.values()][-1], keys, prior, plan)
         looks = tracked if tracked and plan.only_tracks else looks | tracked
     report("segment", 3, 3)
-    return _Pass(scene.place, scene.placement, fuse(looks, scene.sight.blends), keys, asked)
+    return _Pass(scene.place, scene.placement, scene.sight, fuse(looks, scene.sight.blends), keys, asked)
 
 
 def _tidied(
@@ -221,11 +222,11 @@ def _memory_model_of(adapter: Adapter, model: PromptableModel) -> MemoryModel:
 
 def _expected(passed: _Pass, adapter: Adapter, names: Mapping[int, str]) -> dict[int, float]:
     """Return the Dice to be expected of each label's mask; 0 where there is none."""
-    sight = adapter.zoomed if passed.place.is_closer and adapter.zoomed else adapter.whole
+    gauges = passed.sight.gauges
     forecast = adapter.record.forecast or {}
     expected = {}
     for column, (value, own) in enumerate(zip(names, passed.fused.own_of_labels().tolist(), strict=True)):
-        gauge = sight.gauges[column] if sight.gauges else None
+        gauge = gauges[column] if gauges else None
         reverse = passed.reverse[column]
         expected[value] = expected_dice(own, gauge, forecast=forecast.get(value), reverse=reverse) if own else 0.0
     return expected
