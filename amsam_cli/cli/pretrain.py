@@ -12,6 +12,7 @@ import typer
 from amsam_cli.cli.options import AsJson, Device, Quiet, Seed, Verbose
 from amsam_cli.cli.screen import Screen
 from amsam_cli.errors import InputError
+from amsam_cli.pretrain.parts import Part
 
 if TYPE_CHECKING:
     from amsam_cli.models.sam2 import Sam2
@@ -44,6 +45,13 @@ def pretrain_command(
     image_size: Annotated[
         int | None, typer.Option(min=32, help="One frame side in pixels for the whole run.", show_default="preset's")
     ] = None,
+    supports: Annotated[
+        int | None,
+        typer.Option(min=1, max=6, help="Annotated frames each episode shows.", show_default="preset's: 1 to 6, or 1"),
+    ] = None,
+    without: Annotated[
+        list[Part] | None, typer.Option(help="Leave this out, to measure what it brings; preset amsam. Repeatable.")
+    ] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(min=0, help="At the top of the ramp.", show_default="preset's; half where trained on"),
@@ -68,9 +76,11 @@ def pretrain_command(
     if preset is Preset.AMSAM and not from_nothing:
         schedule = replace(schedule, learning_rate=schedule.learning_rate / 2, small_until=0.0, keep=0.5)
     sides = None if image_size is None else ((image_size, 1.0),)
-    asked = {"episodes": episodes, "sides": sides, "learning_rate": learning_rate, "keep": keep}
+    shown = None if supports is None else (supports,)
+    asked = {"episodes": episodes, "sides": sides, "supports": shown, "learning_rate": learning_rate, "keep": keep}
     schedule = replace(schedule, **{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
-    course = _course(preset, data)
+    schedule = replace(schedule, without=tuple(without or ()))
+    course = _course(preset, data, schedule.without)
     run = Run.start(output, schedule, course, _random(device, seed) if from_nothing else _base(model, device))
     with screen.progress() as on_step:
         pretrain(run, on_step=lambda step, figures: on_step("pretrain", step, steps))
@@ -101,7 +111,7 @@ def _base(spec: str, device: str) -> Sam2:
     return base
 
 
-def _course(preset: Preset, data: Path | None) -> Course:
+def _course(preset: Preset, data: Path | None, without: tuple[Part, ...]) -> Course:
     """Return what is drawn and asked."""
     from amsam_cli.pretrain.classes import Classes
     from amsam_cli.pretrain.sources import Library
@@ -110,7 +120,10 @@ def _course(preset: Preset, data: Path | None) -> Course:
     if data is not None and not data.is_dir():
         raise InputError(f"'{data}' is not a folder.", "Give a folder of data sets, each with images and labels.")
     if preset is Preset.FSSAM:
+        if without:
+            raise InputError("The preset fssam is as published; nothing is left out.", "Leave --without out.")
         if data is None:
             raise InputError("The preset fssam learns from labelled images.", "Give their folder by --data.")
         return published_course(Classes(data), Classes(data, held_out=True))
-    return own_course(Library(data), Library(data, held_out=True)) if data else own_course()
+    real, held_out = (Library(data), Library(data, held_out=True)) if data else (None, None)
+    return own_course(real, held_out, without)

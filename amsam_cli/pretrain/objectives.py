@@ -36,19 +36,29 @@ class Answers:
     dice: dict[str, float]
 
 
-def ask(model: Sam2, episodes: Episodes, generator: torch.Generator) -> Answers:
-    """Return how well the model answers one batch of episodes; the loss carries gradients."""
+def ask(
+    model: Sam2, episodes: Episodes, generator: torch.Generator, *, ridge: bool = True, guesses: bool = True
+) -> Answers:
+    """Return how well the model answers one batch of episodes; the loss carries gradients.
+
+    Args:
+        model: the network in training.
+        episodes: on its device.
+        generator: draws prompts and spoiled masks.
+        ridge: whether the linear classifier's error counts.
+        guesses: whether some queries bring a pseudo memory of their own.
+    """
     batch, frames = episodes.pixels.shape[:2]
     shown = episodes.supports
     embedding = model.embed(episodes.pixels.flatten(0, 1))
     index = torch.arange(batch * frames, device=episodes.pixels.device).view(batch, frames)
     masks = episodes.masks
-    told, guesses = _tell_apart(embedding, episodes)
+    told, guess = _tell_apart(embedding, episodes)
     bank = [model.remember(embedding.rows(index[:, k]), _smudge(masks[:, k], generator)) for k in range(shown)]
     queries = [embedding.rows(index[:, t]) for t in range(shown, frames)]
     truths = [masks[:, t] for t in range(shown, frames)]
     # What a guess of the query's own adds to memory is learned in half of the steps (PPG and SCMA of FSSAM).
-    guessed = guesses if float(torch.rand((), generator=generator)) < GUESSED else None
+    guessed = guess if float(torch.rand((), generator=generator)) < GUESSED and guesses else None
     recalled = _track(model, queries, bank) if episodes.consecutive else _match(model, queries, bank, guessed)
     together = torch.cat(truths)
     prompted = model.decode(Embedding.cat(queries), prompts_from(together, generator))
@@ -57,9 +67,10 @@ def ask(model: Sam2, episodes: Episodes, generator: torch.Generator) -> Answers:
     dice = {
         name: mean_dice(torch.cat([a.logits for a in recalled]), together),
         "prompt": mean_dice(prompted.logits, together),
-        "ridge": mean_dice(guesses.flatten(0, 1) - 0.5, masks[:, shown:].flatten(0, 1)),
+        "ridge": mean_dice(guess.flatten(0, 1) - 0.5, masks[:, shown:].flatten(0, 1)),
     }
-    return Answers(torch.stack(losses).mean() + _loss(prompted, together) + RIDGE_WEIGHT * told, dice)
+    loss = torch.stack(losses).mean() + _loss(prompted, together)
+    return Answers(loss + RIDGE_WEIGHT * told if ridge else loss, dice)
 
 
 def _tell_apart(embedding: Embedding, episodes: Episodes) -> tuple[Tensor, Tensor]:

@@ -52,13 +52,18 @@ class Episodes:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to draw: `episodes` tasks of `supports` + `queries` frames of `image_size` pixels."""
+    """What to draw: `episodes` tasks of `supports` + `queries` frames of `image_size` pixels.
+
+    `look_alikes` and `lesions`: whether some of the invented looks have them.
+    """
 
     episodes: int = 16
     supports: int = 2
     queries: int = 2
     image_size: int = 128
     consecutive: bool = False
+    look_alikes: bool = True
+    lesions: bool = True
 
     @property
     def frames(self) -> int:
@@ -94,10 +99,10 @@ def render(anatomies: Anatomies, plan: Plan, generator: torch.Generator) -> Epis
     if image is None:
         gone = _gone(len(label), plan, generator)
         label = _without(target, sampled, label, gone)
-        if not plan.consecutive:
+        if plan.lesions and not plan.consecutive:
             label, target = with_lesions(label, target, gone, allowed.shape[1], generator)
         allowed = torch.cat([allowed, torch.tensor(ADDED).expand(len(allowed), -1)], dim=1)
-        look = _looks(target, allowed.shape[1], generator)
+        look = _looks(target, allowed.shape[1], ALIKE if plan.look_alikes else 0.0, generator)
         pixels = _paint(look.gather(1, label.flatten(1)).view_as(label), allowed.shape[1], generator)
     else:
         where = _enlarge(where.movedim(-1, 1), plan.image_size).movedim(1, -1)
@@ -237,15 +242,15 @@ def _without(target: Tensor, sampled: Tensor, label: Tensor, gone: Tensor) -> Te
     return changed
 
 
-def _looks(target: Tensor, labels: int, generator: torch.Generator) -> Tensor:
-    """Return whose look each label has, (B, L): its own, or in some episodes that of the target (B, 2).
+def _looks(target: Tensor, labels: int, share: float, generator: torch.Generator) -> Tensor:
+    """Return whose look each label has, (B, L): its own, or in a share of the episodes that of the target (B, 2).
 
     As both ventricles hold the same blood: then place and shape must tell. Vessels, the last label, always look so.
     """
     batch = len(target)
     look = torch.arange(labels).expand(batch, -1).clone()
     others = torch.randint(1, labels, (batch, 2), generator=generator)
-    alike = torch.rand(batch, 1, generator=generator) < ALIKE
+    alike = torch.rand(batch, 1, generator=generator) < share
     look.scatter_(1, others, torch.where(alike, target[:, :1], others))
     look[:, -1] = target[:, 0]
     return look

@@ -10,9 +10,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from amsam_cli.pretrain.classes import Classes
 from amsam_cli.pretrain.curve import write_curve
 from amsam_cli.pretrain.objectives import Answers, ask
 from amsam_cli.pretrain.optimiser import Optimisers, adamw, muon
+from amsam_cli.pretrain.parts import Part
 from amsam_cli.pretrain.published import LEARNING, ask_published
 from amsam_cli.pretrain.sources import Library
 from amsam_cli.pretrain.synthesis import Anatomies, Episodes, Plan, render
@@ -61,6 +62,7 @@ class Schedule:
         consecutive: share of the steps whose queries are neighbouring slices.
         keep: share of the weights a run began with in those it writes (Wortsman et al., Robust fine-tuning of zero-shot
             models, 2022): what was learned before is not lost to what was learned last.
+        without: parts of the training that are left out.
     """
 
     steps: int = 4000
@@ -74,6 +76,7 @@ class Schedule:
     consecutive: float = 0.3
     keep: float = 0.0
     seed: int = 0
+    without: tuple[Part, ...] = ()
 
     def plan(self, step: int) -> Plan:
         """Return what to draw at `step`."""
@@ -84,8 +87,9 @@ class Schedule:
         side = min(sides) if step < self.small_until * self.steps else drawn
         budget = self.episodes * 5 * (128 / side) ** 2
         episodes = max(2, round(budget / (supports + 2)))
-        consecutive = bool(torch.rand((), generator=dice) < self.consecutive)
-        return Plan(episodes, supports, 3 if consecutive else 2, side, consecutive)
+        consecutive = bool(torch.rand((), generator=dice) < self.consecutive) and Part.SLICES not in self.without
+        plan = Plan(episodes, supports, 3 if consecutive else 2, side, consecutive)
+        return replace(plan, look_alikes=Part.LOOK_ALIKES not in self.without, lesions=Part.LESIONS not in self.without)
 
     def rate(self, step: int) -> float:
         """Return the learning rate at `step`."""
@@ -111,6 +115,7 @@ class Course:
         draw: episodes to learn from.
         validate: origin ("val", "val_real") -> episodes of subjects that are never learned from.
         ask: the questions.
+        examine: those of the validation.
         learning: beginnings of the names of the parameters that learn; "" = all of them.
         optimisers: what moves it.
     """
@@ -118,16 +123,18 @@ class Course:
     draw: Draw
     validate: Mapping[str, Draw]
     ask: Ask = ask
+    examine: Ask = ask
     learning: tuple[str, ...] = ("",)
     optimisers: Optimisers = muon
 
 
-def own_course(library: Library | None = None, held_out: Library | None = None) -> Course:
-    """Return amsam's own training, on invented anatomies and perhaps real ones."""
+def own_course(library: Library | None = None, held_out: Library | None = None, without: Sequence[Part] = ()) -> Course:
+    """Return amsam's own training, on invented anatomies and perhaps real ones; validation leaves nothing out."""
     validate: dict[str, Draw] = {"val": draw}
     if held_out is not None:
         validate["val_real"] = partial(draw_real, library=held_out)
-    return Course(partial(draw, library=library), validate)
+    asked = partial(ask, ridge=Part.RIDGE not in without, guesses=Part.GUESSES not in without)
+    return Course(partial(draw, library=library), validate, asked)
 
 
 def published_course(classes: Classes, held_out: Classes) -> Course:
@@ -136,6 +143,7 @@ def published_course(classes: Classes, held_out: Classes) -> Course:
         partial(draw_classes, classes=classes),
         {"val": partial(draw_classes, classes=held_out)},
         ask=ask_published,
+        examine=ask_published,
         learning=LEARNING,
         optimisers=partial(adamw, decay=0.0),
     )
@@ -291,7 +299,7 @@ class Run:
             for origin, drawn in self.course.validate.items():
                 episodes = drawn(plan, VALIDATION_SEED + number).to(model.device)
                 with torch.no_grad():
-                    answers = self.course.ask(model, episodes, torch.Generator().manual_seed(number))
+                    answers = self.course.examine(model, episodes, torch.Generator().manual_seed(number))
                 results += [{f"{origin}_{name}": value} for name, value in answers.dice.items()]
         return _mean(results)
 

@@ -53,6 +53,14 @@ def test_pretrain_takes_another_rate_and_share(amsam, started):
     assert (started["schedule"].learning_rate, started["schedule"].keep) == (6e-4, 0)
 
 
+def test_pretrain_leaves_parts_out_and_shows_so_many(amsam, started):
+    amsam("pretrain", "-o", "run", "-d", "cpu", "--supports", 1, "--without", "lesions", "--without", "ridge")
+
+    assert started["schedule"].supports == (1,)
+    assert started["schedule"].without == ("lesions", "ridge")
+    assert started["course"].ask.keywords == {"ridge": False, "guesses": True}
+
+
 def test_pretrain_as_published_learns_memory_and_decoder_from_a_folder(amsam, started):
     for name in ("images", "labels"):
         (Path("data/shapes") / name).mkdir(parents=True)
@@ -74,8 +82,9 @@ def test_pretrain_as_published_learns_memory_and_decoder_from_a_folder(amsam, st
         ("-m", "builtin=none.safetensors"),
         ("--preset", "fssam"),
         ("--data", "nowhere"),
+        ("--preset", "fssam", "--data", ".", "--without", "ridge"),
     ],
-    ids=["weights that are not there", "published without data", "data that are not there"],
+    ids=["weights that are not there", "published without data", "data that are not there", "less than published"],
 )
 def test_pretrain_refuses_what_it_cannot_use(amsam, options):
     ran = amsam("pretrain", "-o", "run", *options)

@@ -30,6 +30,24 @@ def test_ask_teaches_every_part_of_the_network(model: Sam2, consecutive: bool):
     assert set(answers.dice) == {"track" if consecutive else "match", "prompt", "ridge"}
 
 
+def test_ask_leaves_the_classifier_or_guesses_out_where_told(model: Sam2):
+    episodes = draw(Plan(2, 2, 2, 64), 0)
+
+    def loss(**left_out: bool) -> list[float]:
+        with torch.no_grad():
+            asked = [ask(model, episodes, torch.Generator().manual_seed(seed), **left_out) for seed in range(4)]
+        return [answers.loss.item() for answers in asked]
+
+    usual, without_ridge, without_guesses = loss(), loss(ridge=False), loss(guesses=False)
+
+    told = [a - b for a, b in zip(usual, without_ridge, strict=True)]
+    assert told == pytest.approx([told[0]] * 4, rel=1e-3)
+    assert told[0] > 0.1
+    same = [a == b for a, b in zip(usual, without_guesses, strict=True)]
+    assert any(same)  # guesses are asked for in half of the steps
+    assert not all(same)
+
+
 def test_prompts_from_masks_box_or_click_the_object():
     masks = torch.zeros(40, 1, 64, 64)
     masks[:, :, 20:30, 40:50] = 1

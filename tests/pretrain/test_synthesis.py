@@ -109,10 +109,27 @@ def test_another_anatomy_shines_through_some_episodes():
 
 
 def test_other_labels_look_as_the_target_in_some_episodes_and_vessels_in_all():
-    look = _looks(torch.full((400, 2), 2), 6, generator())
+    look = _looks(torch.full((400, 2), 2), 6, ALIKE, generator())
 
     own = look == torch.arange(6)
     assert (own | (look == 2)).all()
     assert own[:, [0, 2]].all()
     assert (look[:, 5] == 2).all()
     assert 0.5 * ALIKE < float((~own[:, :5]).any(dim=1).float().mean()) < 1.2 * ALIKE
+
+
+def test_looks_without_look_alikes_are_each_labels_own():
+    look = _looks(torch.full((400, 2), 2), 6, 0.0, generator())
+
+    assert (look[:, :5] == torch.arange(5)).all()
+
+
+def test_episodes_without_lesions_have_no_label_beyond_the_anatomy():
+    anatomies = Anatomies(invent(40, 8, generator()))
+
+    with_them, without = (
+        render(anatomies, replace(PLAN, episodes=40, lesions=lesions), generator(1)) for lesions in (True, False)
+    )
+
+    assert with_them.tissues.max() >= 8
+    assert without.tissues.max() < 8

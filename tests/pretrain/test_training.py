@@ -12,6 +12,7 @@ from amsam_cli.errors import InputError
 from amsam_cli.models.builtin import build_network
 from amsam_cli.models.sam2 import Sam2
 from amsam_cli.pretrain.classes import Classes
+from amsam_cli.pretrain.parts import Part
 from amsam_cli.pretrain.training import PUBLISHED, Run, Schedule, draw, own_course, pretrain, published_course
 
 TINY = Schedule(steps=4, sides=((64, 1.0),), episodes=1, warmup=2)
@@ -51,6 +52,30 @@ def test_schedule_warms_up_and_then_falls():
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[10] == 1.0
     assert rates[99] == pytest.approx(0.05, abs=0.01)
+
+
+def test_schedule_without_a_part_never_plans_it():
+    usual = [Schedule().plan(step) for step in range(40)]
+    plans = [Schedule(without=tuple(Part)).plan(step) for step in range(40)]
+
+    assert any(plan.consecutive for plan in usual)
+    assert all(plan.look_alikes and plan.lesions for plan in usual)
+    assert not any(plan.consecutive or plan.look_alikes or plan.lesions for plan in plans)
+    assert [plan.supports for plan in plans] == [plan.supports for plan in usual]
+
+
+def test_validation_asks_for_what_training_leaves_out(tmp_path: Path):
+    runs = [
+        Run.start(tmp_path / f"{len(without)}", TINY, own_course(without=without), network())
+        for without in ((), tuple(Part))
+    ]
+    episodes = draw(TINY.plan(0), 0)
+
+    usual, less = (run.validate() for run in runs)
+    losses = [run.advance(episodes)["loss"] for run in runs]
+
+    assert usual == less
+    assert losses[1] < losses[0]
 
 
 def test_published_schedule_falls_as_a_polynomial_from_its_first_step():
