@@ -80,7 +80,9 @@ def pretrain_command(
     asked = {"episodes": episodes, "sides": sides, "supports": shown, "learning_rate": learning_rate, "keep": keep}
     schedule = replace(schedule, **{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
     schedule = replace(schedule, without=tuple(without or ()))
-    course = _course(preset, data, schedule.without)
+    if schedule.without and preset is Preset.FSSAM:
+        raise InputError("The preset fssam is as published; nothing is left out.", "Leave --without out.")
+    course = _course(preset, data)
     run = Run.start(output, schedule, course, _random(device, seed) if from_nothing else _base(model, device))
     with screen.progress() as on_step:
         pretrain(run, on_step=lambda step, figures: on_step("pretrain", step, steps))
@@ -111,7 +113,7 @@ def _base(spec: str, device: str) -> Sam2:
     return base
 
 
-def _course(preset: Preset, data: Path | None, without: tuple[Part, ...]) -> Course:
+def _course(preset: Preset, data: Path | None) -> Course:
     """Return what is drawn and asked."""
     from amsam_cli.pretrain.classes import Classes
     from amsam_cli.pretrain.sources import Library
@@ -120,10 +122,7 @@ def _course(preset: Preset, data: Path | None, without: tuple[Part, ...]) -> Cou
     if data is not None and not data.is_dir():
         raise InputError(f"'{data}' is not a folder.", "Give a folder of data sets, each with images and labels.")
     if preset is Preset.FSSAM:
-        if without:
-            raise InputError("The preset fssam is as published; nothing is left out.", "Leave --without out.")
         if data is None:
             raise InputError("The preset fssam learns from labelled images.", "Give their folder by --data.")
         return published_course(Classes(data), Classes(data, held_out=True))
-    real, held_out = (Library(data), Library(data, held_out=True)) if data else (None, None)
-    return own_course(real, held_out, without)
+    return own_course(Library(data), Library(data, held_out=True)) if data else own_course()

@@ -18,6 +18,7 @@ from amsam_cli.methods.losses import hard_dice, hard_iou, mask_loss, to_side
 from amsam_cli.models.base import Decoded, Embedding, Memory, Prompts
 from amsam_cli.models.sam2 import Sam2
 from amsam_cli.pretrain.anatomy import smooth_noise
+from amsam_cli.pretrain.parts import Part
 from amsam_cli.pretrain.ridge import pixel_weights, ridge_scores, shares_of
 from amsam_cli.pretrain.synthesis import TISSUES, Episodes
 
@@ -36,18 +37,8 @@ class Answers:
     dice: dict[str, float]
 
 
-def ask(
-    model: Sam2, episodes: Episodes, generator: torch.Generator, *, ridge: bool = True, guesses: bool = True
-) -> Answers:
-    """Return how well the model answers one batch of episodes; the loss carries gradients.
-
-    Args:
-        model: the network in training.
-        episodes: on its device.
-        generator: draws prompts and spoiled masks.
-        ridge: whether the linear classifier's error counts.
-        guesses: whether some queries bring a pseudo memory of their own.
-    """
+def ask(model: Sam2, episodes: Episodes, generator: torch.Generator) -> Answers:
+    """Return how well the model answers one batch of episodes; the loss carries gradients."""
     batch, frames = episodes.pixels.shape[:2]
     shown = episodes.supports
     embedding = model.embed(episodes.pixels.flatten(0, 1))
@@ -58,7 +49,8 @@ def ask(
     queries = [embedding.rows(index[:, t]) for t in range(shown, frames)]
     truths = [masks[:, t] for t in range(shown, frames)]
     # What a guess of the query's own adds to memory is learned in half of the steps (PPG and SCMA of FSSAM).
-    guessed = guess if float(torch.rand((), generator=generator)) < GUESSED and guesses else None
+    has_guess = float(torch.rand((), generator=generator)) < GUESSED and Part.GUESSES not in episodes.without
+    guessed = guess if has_guess else None
     recalled = _track(model, queries, bank) if episodes.consecutive else _match(model, queries, bank, guessed)
     together = torch.cat(truths)
     prompted = model.decode(Embedding.cat(queries), prompts_from(together, generator))
@@ -70,7 +62,9 @@ def ask(
         "ridge": mean_dice(guess.flatten(0, 1) - 0.5, masks[:, shown:].flatten(0, 1)),
     }
     loss = torch.stack(losses).mean() + _loss(prompted, together)
-    return Answers(loss + RIDGE_WEIGHT * told if ridge else loss, dice)
+    if Part.RIDGE not in episodes.without:
+        loss = loss + RIDGE_WEIGHT * told
+    return Answers(loss, dice)
 
 
 def _tell_apart(embedding: Embedding, episodes: Episodes) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from amsam_cli.pretrain.anatomy import smooth_noise, uniform
 from amsam_cli.pretrain.lesions import ADDED, with_lesions
+from amsam_cli.pretrain.parts import Part
 
 TISSUES = 14
 """Labels of one episode at most: twelve of its anatomy, and the two parts of a lesion."""
@@ -36,6 +37,7 @@ class Episodes:
         tissues: (B, T, S, S) uint8, every label that may be learned, below `TISSUES`; 0 is all else.
         supports: K.
         consecutive: whether the queries are neighbouring slices of one patient, in order.
+        without: what is not to be learned from them.
     """
 
     pixels: Tensor
@@ -43,6 +45,7 @@ class Episodes:
     tissues: Tensor
     supports: int
     consecutive: bool
+    without: tuple[Part, ...] = ()
 
     def to(self, device: torch.device) -> Episodes:
         """Return the episodes on another device."""
@@ -54,7 +57,7 @@ class Episodes:
 class Plan:
     """What to draw: `episodes` tasks of `supports` + `queries` frames of `image_size` pixels.
 
-    `look_alikes` and `lesions`: whether some of the invented looks have them.
+    `without`: parts of the training that are left out.
     """
 
     episodes: int = 16
@@ -62,8 +65,7 @@ class Plan:
     queries: int = 2
     image_size: int = 128
     consecutive: bool = False
-    look_alikes: bool = True
-    lesions: bool = True
+    without: tuple[Part, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -99,10 +101,11 @@ def render(anatomies: Anatomies, plan: Plan, generator: torch.Generator) -> Epis
     if image is None:
         gone = _gone(len(label), plan, generator)
         label = _without(target, sampled, label, gone)
-        if plan.lesions and not plan.consecutive:
+        if not plan.consecutive and Part.LESIONS not in plan.without:
             label, target = with_lesions(label, target, gone, allowed.shape[1], generator)
         allowed = torch.cat([allowed, torch.tensor(ADDED).expand(len(allowed), -1)], dim=1)
-        look = _looks(target, allowed.shape[1], ALIKE if plan.look_alikes else 0.0, generator)
+        alike = 0.0 if Part.LOOK_ALIKES in plan.without else ALIKE
+        look = _looks(target, allowed.shape[1], alike, generator)
         pixels = _paint(look.gather(1, label.flatten(1)).view_as(label), allowed.shape[1], generator)
     else:
         where = _enlarge(where.movedim(-1, 1), plan.image_size).movedim(1, -1)
@@ -112,7 +115,7 @@ def render(anatomies: Anatomies, plan: Plan, generator: torch.Generator) -> Epis
     rows = torch.arange(len(label))[:, None, None, None]
     tissues = torch.where(allowed[rows, label], label, 0).to(torch.uint8)
     pixels = pixels.expand(-1, -1, 3, -1, -1).contiguous()
-    return Episodes(pixels, masks, tissues, plan.supports, plan.consecutive)
+    return Episodes(pixels, masks, tissues, plan.supports, plan.consecutive, plan.without)
 
 
 def _enlarge(maps: Tensor, size: int) -> Tensor:

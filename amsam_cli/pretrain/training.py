@@ -10,9 +10,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class Schedule:
         consecutive: share of the steps whose queries are neighbouring slices.
         keep: share of the weights a run began with in those it writes (Wortsman et al., Robust fine-tuning of zero-shot
             models, 2022): what was learned before is not lost to what was learned last.
-        without: parts of the training that are left out.
+        without: parts of the training that are left out; validation leaves none out.
     """
 
     steps: int = 4000
@@ -88,8 +88,7 @@ class Schedule:
         budget = self.episodes * 5 * (128 / side) ** 2
         episodes = max(2, round(budget / (supports + 2)))
         consecutive = bool(torch.rand((), generator=dice) < self.consecutive) and Part.SLICES not in self.without
-        plan = Plan(episodes, supports, 3 if consecutive else 2, side, consecutive)
-        return replace(plan, look_alikes=Part.LOOK_ALIKES not in self.without, lesions=Part.LESIONS not in self.without)
+        return Plan(episodes, supports, 3 if consecutive else 2, side, consecutive, self.without)
 
     def rate(self, step: int) -> float:
         """Return the learning rate at `step`."""
@@ -115,7 +114,6 @@ class Course:
         draw: episodes to learn from.
         validate: origin ("val", "val_real") -> episodes of subjects that are never learned from.
         ask: the questions.
-        examine: those of the validation.
         learning: beginnings of the names of the parameters that learn; "" = all of them.
         optimisers: what moves it.
     """
@@ -123,18 +121,16 @@ class Course:
     draw: Draw
     validate: Mapping[str, Draw]
     ask: Ask = ask
-    examine: Ask = ask
     learning: tuple[str, ...] = ("",)
     optimisers: Optimisers = muon
 
 
-def own_course(library: Library | None = None, held_out: Library | None = None, without: Sequence[Part] = ()) -> Course:
-    """Return amsam's own training, on invented anatomies and perhaps real ones; validation leaves nothing out."""
+def own_course(library: Library | None = None, held_out: Library | None = None) -> Course:
+    """Return amsam's own training, on invented anatomies and perhaps real ones."""
     validate: dict[str, Draw] = {"val": draw}
     if held_out is not None:
         validate["val_real"] = partial(draw_real, library=held_out)
-    asked = partial(ask, ridge=Part.RIDGE not in without, guesses=Part.GUESSES not in without)
-    return Course(partial(draw, library=library), validate, asked)
+    return Course(partial(draw, library=library), validate)
 
 
 def published_course(classes: Classes, held_out: Classes) -> Course:
@@ -143,7 +139,6 @@ def published_course(classes: Classes, held_out: Classes) -> Course:
         partial(draw_classes, classes=classes),
         {"val": partial(draw_classes, classes=held_out)},
         ask=ask_published,
-        examine=ask_published,
         learning=LEARNING,
         optimisers=partial(adamw, decay=0.0),
     )
@@ -299,7 +294,7 @@ class Run:
             for origin, drawn in self.course.validate.items():
                 episodes = drawn(plan, VALIDATION_SEED + number).to(model.device)
                 with torch.no_grad():
-                    answers = self.course.examine(model, episodes, torch.Generator().manual_seed(number))
+                    answers = self.course.ask(model, episodes, torch.Generator().manual_seed(number))
                 results += [{f"{origin}_{name}": value} for name, value in answers.dice.items()]
         return _mean(results)
 

@@ -58,7 +58,7 @@ def test_pretrain_leaves_parts_out_and_shows_so_many(amsam, started):
 
     assert started["schedule"].supports == (1,)
     assert started["schedule"].without == ("lesions", "ridge")
-    assert started["course"].ask.keywords == {"ridge": False, "guesses": True}
+    assert started["schedule"].plan(0).without == ("lesions", "ridge")
 
 
 def test_pretrain_as_published_learns_memory_and_decoder_from_a_folder(amsam, started):

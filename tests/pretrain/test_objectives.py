@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from amsam_cli.models.builtin import build_network
 from amsam_cli.models.sam2 import Sam2
 from amsam_cli.pretrain.objectives import ask, prompts_from
+from amsam_cli.pretrain.parts import Part
 from amsam_cli.pretrain.synthesis import Plan
 from amsam_cli.pretrain.training import draw
 
@@ -33,12 +36,13 @@ def test_ask_teaches_every_part_of_the_network(model: Sam2, consecutive: bool):
 def test_ask_leaves_the_classifier_or_guesses_out_where_told(model: Sam2):
     episodes = draw(Plan(2, 2, 2, 64), 0)
 
-    def loss(**left_out: bool) -> list[float]:
+    def loss(*without: Part) -> list[float]:
+        given = replace(episodes, without=without)
         with torch.no_grad():
-            asked = [ask(model, episodes, torch.Generator().manual_seed(seed), **left_out) for seed in range(4)]
+            asked = [ask(model, given, torch.Generator().manual_seed(seed)) for seed in range(4)]
         return [answers.loss.item() for answers in asked]
 
-    usual, without_ridge, without_guesses = loss(), loss(ridge=False), loss(guesses=False)
+    usual, without_ridge, without_guesses = loss(), loss(Part.RIDGE), loss(Part.GUESSES)
 
     told = [a - b for a, b in zip(usual, without_ridge, strict=True)]
     assert told == pytest.approx([told[0]] * 4, rel=1e-3)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from amsam_cli.pretrain.anatomy import invent
+from amsam_cli.pretrain.parts import Part
 from amsam_cli.pretrain.synthesis import (
     ALIKE,
     PATIENT_SHIFT,
@@ -128,7 +129,8 @@ def test_episodes_without_lesions_have_no_label_beyond_the_anatomy():
     anatomies = Anatomies(invent(40, 8, generator()))
 
     with_them, without = (
-        render(anatomies, replace(PLAN, episodes=40, lesions=lesions), generator(1)) for lesions in (True, False)
+        render(anatomies, replace(PLAN, episodes=40, without=without), generator(1))
+        for without in ((), (Part.LESIONS,))
     )
 
     assert with_them.tissues.max() >= 8

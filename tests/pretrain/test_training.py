@@ -59,20 +59,20 @@ def test_schedule_without_a_part_never_plans_it():
     plans = [Schedule(without=tuple(Part)).plan(step) for step in range(40)]
 
     assert any(plan.consecutive for plan in usual)
-    assert all(plan.look_alikes and plan.lesions for plan in usual)
-    assert not any(plan.consecutive or plan.look_alikes or plan.lesions for plan in plans)
+    assert all(plan.without == () for plan in usual)
+    assert not any(plan.consecutive for plan in plans)
+    assert all(plan.without == tuple(Part) for plan in plans)
     assert [plan.supports for plan in plans] == [plan.supports for plan in usual]
 
 
 def test_validation_asks_for_what_training_leaves_out(tmp_path: Path):
     runs = [
-        Run.start(tmp_path / f"{len(without)}", TINY, own_course(without=without), network())
-        for without in ((), tuple(Part))
+        start(tmp_path / f"{len(without)}", replace(TINY, without=without))
+        for without in ((), (Part.RIDGE, Part.GUESSES))
     ]
-    episodes = draw(TINY.plan(0), 0)
 
     usual, less = (run.validate() for run in runs)
-    losses = [run.advance(episodes)["loss"] for run in runs]
+    losses = [run.advance(draw(run.schedule.plan(0), 0))["loss"] for run in runs]
 
     assert usual == less
     assert losses[1] < losses[0]
