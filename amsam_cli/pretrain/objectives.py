@@ -27,7 +27,7 @@ SMUDGED = 0.25
 GUESSED = 0.5
 """Share of steps in which a query brings a pseudo memory of its own."""
 RIDGE_WEIGHT = 5.0
-"""What a line's error counts beside memory's and prompts'. It was 1 until version 5 of the built-in weights: the fewer
+"""What a line's error counts beside memory's and prompts'. It was 1 up to version 5 of the built-in weights: the fewer
 slices there are, the more of an answer is the line's."""
 
 
